@@ -15,7 +15,8 @@ struct arena {
 
 /* Takes no memory until the first allocation. */
 void arena_init(struct arena *arena, size_t bytes_max);
-void arena_deinit(struct arena *arena); /* an all-zero or used arena; leaves it initialised, empty */
+void arena_deinit(
+    struct arena *arena); /* an all-zero or used arena; leaves it initialised, empty */
 /* Forgets all allocations and keeps one chunk, so that a steady state allocates nothing. */
 void arena_reset(struct arena *arena);
 /* 16-byte aligned, uninitialised. NULL: bytes_max would be passed, or malloc failed. */
@@ -25,6 +26,7 @@ void *arena_calloc(struct arena *arena, size_t count, size_t bytes);
 /* Copy of data[0..bytes) with a NUL behind it; NULL as arena_alloc. */
 void *arena_dup(struct arena *arena, const void *data, size_t bytes);
 /* printf into the arena; NULL as arena_alloc. */
-char *arena_printf(struct arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
+char *arena_printf(struct arena *arena, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -18,7 +18,8 @@ void buf_deinit(struct buf *buf);
 enum status buf_reserve(struct buf *buf, size_t bytes);
 enum status buf_append(struct buf *buf, const void *data, size_t bytes);
 enum status buf_append_str(struct buf *buf, const char *text);
-enum status buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
+enum status buf_printf(struct buf *buf, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Drops the first `bytes` (at most len). */
 void buf_consume(struct buf *buf, size_t bytes);
 

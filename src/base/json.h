@@ -12,13 +12,14 @@
 #include <stdint.h>
 
 struct json_error {
-    size_t offset;        /* byte where it went wrong */
+    size_t offset;         /* byte where it went wrong */
     uint32_t line, column; /* from 1 */
     char message[128];
 };
 
 /* Checks RFC 8259 strictly. depth_max <= 128. ST_PARSE fills out_error (may be NULL). */
-enum status json_validate(const char *text, size_t bytes, uint32_t depth_max, struct json_error *out_error);
+enum status json_validate(const char *text, size_t bytes, uint32_t depth_max,
+                          struct json_error *out_error);
 /* Validates, then parses; the caller owns *out and frees it with cJSON_Delete. */
 enum status json_parse(const char *text, size_t bytes, uint32_t depth_max, cJSON **out,
                        struct json_error *out_error);

@@ -8,7 +8,8 @@
 /* out[4] = Philox4x32-10 of counter ctr[4] under key[2]. */
 void philox4x32(const uint32_t ctr[4], const uint32_t key[2], uint32_t out[4]);
 
-/* Uniform in [0, 1) with 24 bits, for the sampler: key = seed, counter = (position, choice, 0, 0). */
+/* Uniform in [0, 1) with 24 bits, for the sampler: key = seed, counter = (position, choice, 0, 0).
+ */
 float philox_uniform(uint64_t seed, uint32_t choice, uint32_t position);
 
 /* Sequential stream on top, for simulators, jitter and load generators. Not for secrets. */

@@ -86,5 +86,7 @@ void kv_pool_events_restart(struct kv_pool *pool);
 enum status kv_pool_check(const struct kv_pool *pool, char *out_why, uint32_t why_bytes);
 /* State of a block, for the simulator's invariants: 'f','c','o','l','q'. */
 char kv_pool_block_state(const struct kv_pool *pool, uint32_t index, uint32_t *out_generation);
+/* How many sequences hold the block; 0 unless it is owned or loaned. */
+uint32_t kv_pool_block_refs(const struct kv_pool *pool, uint32_t index);
 
 #endif

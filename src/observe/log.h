@@ -1,5 +1,6 @@
 /* Structured log on stderr: one line a call, text or JSON, bounded and lossy, never blocking a
- * request (a full pipe drops the line and counts it). Any thread. Prompts and keys are never logged.
+ * request (a full pipe drops the line and counts it). Any thread. Prompts and keys are never
+ * logged.
  *
  *   log_warn("kv transfer failed", LOG_U64("req", id), LOG_STR("peer", name)); */
 #ifndef OBSERVE_LOG_H
@@ -30,7 +31,8 @@ struct log_field {
 void log_setup(enum log_level level, bool json, const char *component);
 bool log_is_on(enum log_level level);
 uint64_t log_dropped_count(void);
-void log_write(enum log_level level, const char *message, const struct log_field *fields, uint32_t n_fields);
+void log_write(enum log_level level, const char *message, const struct log_field *fields,
+               uint32_t n_fields);
 
 #define LOG_AT(level, message, ...)                                                                \
     do {                                                                                           \
@@ -41,8 +43,8 @@ void log_write(enum log_level level, const char *message, const struct log_field
         }                                                                                          \
     } while (0)
 #define log_debug(...) LOG_AT(LOG_DEBUG, __VA_ARGS__)
-#define log_info(...) LOG_AT(LOG_INFO, __VA_ARGS__)
-#define log_warn(...) LOG_AT(LOG_WARN, __VA_ARGS__)
+#define log_info(...)  LOG_AT(LOG_INFO, __VA_ARGS__)
+#define log_warn(...)  LOG_AT(LOG_WARN, __VA_ARGS__)
 #define log_error(...) LOG_AT(LOG_ERROR, __VA_ARGS__)
 
 #endif

@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 enum metric_id {
-#define METRIC_COUNTER(name, help, label) M_##name,
-#define METRIC_GAUGE(name, help, label) M_##name,
+#define METRIC_COUNTER(name, help, label)            M_##name,
+#define METRIC_GAUGE(name, help, label)              M_##name,
 #define METRIC_HISTOGRAM(name, help, label, buckets) M_##name,
 #include "observe/metrics.def"
 #undef METRIC_COUNTER

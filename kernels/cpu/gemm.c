@@ -1,0 +1,120 @@
+/* gemm: packing of weights, and the walk over panels and row blocks. The arithmetic is in the tile
+ * kernels of variant_<isa>.c: each output element is one accumulator over k in order, for any
+ * number of rows; so a row's result does not depend on how many rows there are. */
+#include "kernels/cpu/cpu_int.h"
+
+#define PANEL OPS_PANEL_COLS
+
+/* 32-bit items per column: pairs of bf16 or single f32. */
+static uint64_t panel_items(enum ops_dtype dtype, uint64_t k)
+{
+    return dtype == OPS_BF16 ? k / 2 + k % 2 : k;
+}
+
+size_t ops_gemm_packed_bytes(enum ops_dtype dtype, uint64_t n, uint64_t k)
+{
+    if ((dtype != OPS_F32 && dtype != OPS_BF16) || n == 0 || k == 0 || n > UINT32_MAX ||
+        k > UINT32_MAX)
+        return 0;
+    uint64_t n_panels = (n + PANEL - 1) / PANEL;
+    uint64_t bytes;
+    if (__builtin_mul_overflow(n_panels * panel_items(dtype, k), PANEL * 4u, &bytes) ||
+        bytes > SIZE_MAX / 2)
+        return 0;
+    return (size_t)bytes;
+}
+
+size_t cpu_gemm_x_bytes(enum ops_dtype w_dtype, uint32_t n_rows, uint32_t k)
+{
+    uint64_t padded = w_dtype == OPS_BF16 ? (uint64_t)k + k % 2 : k;
+    return (size_t)(padded * n_rows * sizeof(float));
+}
+
+/* Bytes between packed row blocks: as cpu_gemm_x_bytes of one full block. */
+static size_t block_bytes(const struct cpu_kernels *kernels, const struct gemm_args *args)
+{
+    return cpu_gemm_x_bytes(args->w_dtype, kernels->gemm_mr, args->k);
+}
+
+void cpu_gemm_pack_x(const struct gemm_args *args, void *x_packed, const struct cpu_share *share)
+{
+    const struct cpu_kernels *kernels = cpu_kernels_get(share->isa);
+    uint32_t mr = kernels->gemm_mr;
+    uint64_t first, end;
+    cpu_share_range(share, ((uint64_t)args->n_rows + mr - 1) / mr, &first, &end);
+    for (uint64_t b = first; b < end; b++) {
+        uint32_t row = (uint32_t)b * mr;
+        uint32_t n = args->n_rows - row < mr ? args->n_rows - row : mr;
+        kernels->gemm_pack_x(args, row, n, (char *)x_packed + b * block_bytes(kernels, args));
+    }
+}
+
+void cpu_gemm(const struct gemm_args *args, const void *x_packed, const struct cpu_share *share)
+{
+    const struct cpu_kernels *kernels = cpu_kernels_get(share->isa);
+    uint32_t mr = kernels->gemm_mr;
+    size_t panel_bytes = (size_t)panel_items(args->w_dtype, args->k) * PANEL * 4u;
+    uint64_t first, end;
+    cpu_share_range(share, ((uint64_t)args->n + PANEL - 1) / PANEL, &first, &end);
+    for (uint64_t p = first; p < end; p++) {
+        uint32_t col = (uint32_t)p * PANEL;
+        struct gemm_tile tile = {
+            .w = (const char *)args->w + p * panel_bytes,
+            .w_dtype = args->w_dtype,
+            .k = args->k,
+            .n_cols = args->n - col < PANEL ? args->n - col : PANEL,
+            .bias = args->bias != NULL ? args->bias + col : NULL,
+            .y_stride = args->y_stride,
+        };
+        for (uint32_t row = 0; row < args->n_rows; row += mr) {
+            tile.mr = args->n_rows - row < mr ? args->n_rows - row : mr;
+            tile.x = (const char *)x_packed + row / mr * block_bytes(kernels, args);
+            tile.y = args->y + row * args->y_stride + col;
+            kernels->gemm_tile(&tile);
+        }
+    }
+}
+
+/* Writes one row of W as one column of its panel. */
+static void pack_column_bf16(const struct gemm_pack_args *args, const void *row, uint32_t *dst)
+{
+    for (uint32_t k = 0; k < args->k; k += 2, dst += PANEL) {
+        uint16_t pair[2] = {0, 0};
+        for (uint32_t i = 0; i < 2 && k + i < args->k; i++) {
+            if (args->src_dtype == OPS_BF16)
+                memcpy(&pair[i], (const char *)row + (size_t)(k + i) * 2, 2);
+            else
+                pair[i] = bf16_from_f32(f32_load(row, args->src_dtype, k + i));
+        }
+        memcpy(dst, pair, 4);
+    }
+}
+
+static void pack_column_f32(const struct gemm_pack_args *args, const void *row, uint32_t *dst)
+{
+    for (uint32_t k = 0; k < args->k; k++, dst += PANEL)
+        *dst = f32_bits(f32_load(row, args->src_dtype, k));
+}
+
+void cpu_gemm_pack(const struct gemm_pack_args *args, const struct cpu_share *share)
+{
+    uint64_t items = panel_items(args->dst_dtype, args->k);
+    uint64_t first, end;
+    cpu_share_range(share, args->n_rows, &first, &end);
+    for (uint64_t r = first; r < end; r++) {
+        uint64_t n = args->n_first + r;
+        const char *row =
+            (const char *)args->src + r * args->src_stride * ops_dtype_bytes(args->src_dtype);
+        uint32_t *dst = (uint32_t *)args->dst + n / PANEL * items * PANEL + n % PANEL;
+        if (args->dst_dtype == OPS_BF16)
+            pack_column_bf16(args, row, dst);
+        else
+            pack_column_f32(args, row, dst);
+    }
+    if (share->index != share->count - 1 || args->n_rows == 0 ||
+        (uint64_t)args->n_first + args->n_rows != args->n || args->n % PANEL == 0)
+        return;
+    uint32_t *last = (uint32_t *)args->dst + args->n / PANEL * items * PANEL;
+    for (uint64_t i = 0; i < items; i++)
+        memset(last + i * PANEL + args->n % PANEL, 0, (PANEL - args->n % PANEL) * 4u);
+}

@@ -1,0 +1,304 @@
+/* Arguments of every compute op, shared by all devices, and the CPU entry points.
+ *
+ * The engine does not call kernels: it fills one of these structs and calls the entry of the same
+ * name in `struct device_ops` (src/device/device.h), which validates and runs it. All pointers are
+ * memory of that device, borrowed for the call. Strides count elements, not bytes.
+ * Activations between ops are f32. Weights are f32 or bf16 (a checkpoint's f16 is converted when
+ * it is packed). This header stays in the common subset of C and C++.
+ *
+ * Batch invariance (CPU): the bits of an output row depend on that row's inputs alone; not on its
+ * neighbours, on n_rows, on chunking, on the block size of the KV pool, or on the number of
+ * threads. Every output element has one order of accumulation per ISA. */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum ops_dtype { OPS_F32 = 0, OPS_BF16 = 1, OPS_F16 = 2 };
+
+/* Bytes of one element; 0 for an unknown dtype. */
+static inline uint32_t ops_dtype_bytes(enum ops_dtype dtype)
+{
+    return dtype == OPS_F32 ? 4u : (dtype == OPS_BF16 || dtype == OPS_F16) ? 2u : 0u;
+}
+
+#define OPS_HEAD_DIM_MAX     256u /* head_dim is a multiple of 16, at most this */
+#define OPS_PANEL_COLS       32u  /* columns (rows of W) of one packed panel */
+#define OPS_BLOCK_TOKENS_MAX 128u /* block_tokens is 16, 32, 64 or 128 */
+#define OPS_NO_TOKEN         UINT32_MAX
+#define OPS_HEADS_PER_KV_MAX 64u /* query heads that share one KV head */
+
+/* ---- Weights ---------------------------------------------------------------------------------
+ * Packed matrix W[n, k]: panels of 32 rows of W, zero-padded. 64-byte aligned.
+ *   bf16: [ceil(n/32)][ceil(k/2)][32][2]   the pair (k, k+1) of a column lies together
+ *   f32:  [ceil(n/32)][k][32]                                                                   */
+
+/* Bytes of a packed matrix (a multiple of 64); 0 when the dtype cannot be packed or the size
+ * overflows. dtype: OPS_F32 or OPS_BF16. */
+size_t ops_gemm_packed_bytes(enum ops_dtype dtype, uint64_t n, uint64_t k);
+
+/* gemm_pack: converts rows of a row-major W into the packed form. Several matrices (q, k, v; gate,
+ * up) become one by packing each at its own n_first: rows [n_first, n_first + n_rows) of the
+ * packed matrix. Padding of the last panel is zeroed by the call that writes row n-1.
+ * bf16 from f32 or f16 rounds to nearest even; f32 from bf16 or f16 is exact.
+ * Shapes   src [n_rows, k] row-major, row stride src_stride; dst ops_gemm_packed_bytes(dst_dtype,
+ * n, k) dst may hold anything before; src need only be aligned to its element. */
+struct gemm_pack_args {
+    const void *src;
+    enum ops_dtype src_dtype; /* any */
+    uint64_t src_stride;      /* elements between rows, >= k */
+    uint32_t n_rows;          /* rows of src */
+    uint32_t n_first;         /* first row in the packed matrix */
+    uint32_t n, k;            /* shape of the whole packed matrix */
+    void *dst;
+    enum ops_dtype dst_dtype; /* OPS_F32, OPS_BF16 */
+};
+
+/* random_fill: dst[i] = scale * u(seed, first + i), u uniform in [-1, 1), for dummy weights.
+ * Counter based: any split of a tensor into calls gives the same values, on every device. */
+struct random_fill_args {
+    void *dst;
+    enum ops_dtype dtype; /* any */
+    uint64_t n;           /* elements */
+    uint64_t first;       /* index of dst[0] in the tensor */
+    uint64_t seed;
+    float scale;
+};
+
+/* gemm: y[m,n] = sum_k x[m,k] * W[n,k] (+ bias[n])
+ * With bf16 weights x is rounded to bf16 (nearest even) and products are summed in f32; with f32
+ * weights x stays f32.
+ * Shapes   x [n_rows, k] f32, stride x_stride; w packed [n, k]; bias [n] f32 or NULL;
+ *          y [n_rows, n] f32, stride y_stride; y overlaps neither x nor w
+ * Checked  tests/ops/test_gemm.c */
+struct gemm_args {
+    const float *x;
+    uint64_t x_stride;
+    const void *w;
+    enum ops_dtype w_dtype; /* OPS_F32, OPS_BF16 */
+    const float *bias;
+    float *y;
+    uint64_t y_stride;
+    uint32_t n_rows, n, k;
+};
+
+/* embedding: y[r,:] = table[ids[r],:], also a plain row gather when the dtype is f32.
+ * Shapes   ids [n_rows]; table [n_vocab, n_cols] row-major of dtype, or, with is_packed, the packed
+ *          matrix [n_vocab, n_cols] of gemm (tied embeddings need one copy only);
+ *          y [n_rows, n_cols] f32, stride y_stride
+ * An id >= n_vocab gives a row of zeros. */
+struct embedding_args {
+    const uint32_t *ids;
+    const void *table;
+    enum ops_dtype dtype; /* any; packed: OPS_F32, OPS_BF16 */
+    uint32_t is_packed;   /* 0, 1 */
+    uint32_t n_vocab, n_cols;
+    float *y;
+    uint64_t y_stride;
+    uint32_t n_rows;
+};
+
+/* ---- Elementwise and norms ------------------------------------------------------------------ */
+
+/* rmsnorm: y[r,h,c] = v[c] * w[c] / sqrt(mean_c(v[c]^2) + eps), v = x[r,h,:] (+ residual[r,:])
+ * With residual (n_heads must be 1) the sum is also written back: residual += x.
+ * Per-head qk-norm: n_heads > 1, n_cols = head_dim, heads lie side by side in a row.
+ * Shapes   x, y [n_rows, n_heads, n_cols] f32, strides x_stride, y_stride; y may be x itself;
+ *          residual [n_rows, n_cols] f32, stride residual_stride, or NULL; w [n_cols] f32
+ * Source   Zhang & Sennrich 2019, arXiv:1910.07467 */
+struct rmsnorm_args {
+    const float *x;
+    uint64_t x_stride;
+    float *residual;
+    uint64_t residual_stride;
+    const float *w;
+    float *y;
+    uint64_t y_stride;
+    uint32_t n_rows, n_heads, n_cols;
+    float eps;
+};
+
+/* rope: rotates the first n_rot dimensions of each head in place, half-split (HF) layout: dimension
+ * i pairs with i + n_rot/2. angle = (float)pos * inv_freq[i]; cos and sin are multiplied by
+ * `attn_scale` (1, or YaRN's factor). The caller's table holds any rope scaling.
+ * q and k of a fused qkv row: one call, n_heads = n_q_heads + n_kv_heads.
+ * Shapes   x [n_rows, n_heads, head_dim] f32, stride x_stride; pos [n_rows]; inv_freq [n_rot/2]
+ * Source   Su et al. 2021, arXiv:2104.09864 */
+struct rope_args {
+    float *x;
+    uint64_t x_stride;
+    const uint32_t *pos;
+    const float *inv_freq;
+    uint32_t n_rows, n_heads, head_dim;
+    uint32_t n_rot; /* even, at most head_dim */
+    float attn_scale;
+};
+
+/* silu_mul: y[r,c] = silu(x[r,c]) * x[r, n_cols + c], silu(g) = g / (1 + exp(-g))
+ * Shapes   x [n_rows, 2 * n_cols] f32 (gate, then up), stride x_stride; y [n_rows, n_cols] f32,
+ *          stride y_stride; y may start at x with the same stride */
+struct silu_mul_args {
+    const float *x;
+    uint64_t x_stride;
+    float *y;
+    uint64_t y_stride;
+    uint32_t n_rows, n_cols;
+};
+
+/* ---- KV blocks and attention ------------------------------------------------------------------
+ * Pool: [block][layer][kv_head][K|V][token][head_dim], dtype bf16 or f32, 64-byte aligned.       */
+struct ops_kv_pool {
+    void *base;
+    uint64_t block_bytes; /* distance of two blocks; >= ops_kv_block_bytes() */
+    uint32_t n_blocks, n_layers, n_kv_heads, block_tokens, head_dim;
+    enum ops_dtype dtype; /* OPS_F32, OPS_BF16 */
+};
+
+/* Bytes of one block over all layers. */
+static inline uint64_t ops_kv_block_bytes(const struct ops_kv_pool *pool)
+{
+    return (uint64_t)pool->n_layers * pool->n_kv_heads * 2u * pool->block_tokens * pool->head_dim *
+           ops_dtype_bytes(pool->dtype);
+}
+
+/* Byte offset in the pool of the K (is_v = 0) or V (is_v = 1) plane [token][head_dim]. */
+static inline uint64_t ops_kv_plane_offset(const struct ops_kv_pool *pool, uint32_t block,
+                                           uint32_t layer, uint32_t kv_head, uint32_t is_v)
+{
+    uint64_t plane = ((uint64_t)layer * pool->n_kv_heads + kv_head) * 2u + is_v;
+    return (uint64_t)block * pool->block_bytes +
+           plane * pool->block_tokens * pool->head_dim * ops_dtype_bytes(pool->dtype);
+}
+
+/* Rows of a step: token r belongs to sequence seq[r] of this step and has position pos[r] in it.
+ * Position p lives in block block_table[seq * table_stride + p / block_tokens], at token
+ * p % block_tokens. Only entries for positions that an op touches are read. */
+struct ops_rows {
+    uint32_t n_rows;
+    const uint32_t *seq;         /* [n_rows] row of block_table */
+    const uint32_t *pos;         /* [n_rows] */
+    const uint32_t *block_table; /* [n_seqs, table_stride] block indices */
+    uint32_t table_stride;       /* entries */
+};
+
+/* kv_write: stores k and v of each row at its position; bf16 rounds to nearest even.
+ * Shapes   k, v [n_rows, n_kv_heads, head_dim] f32, strides k_stride, v_stride
+ * Two rows never share a position of a block. */
+struct kv_write_args {
+    const float *k, *v;
+    uint64_t k_stride, v_stride;
+    struct ops_kv_pool pool;
+    uint32_t layer;
+    struct ops_rows rows;
+};
+
+/* attention: causal attention of each row over positions [max(0, pos - window + 1), pos] of its
+ * sequence, all of them already in the pool (call kv_write first). One op for prefill and decode.
+ * out[r,h,:] = sum_j softmax_j(scale * q[r,h] . K[j]) V[j], with KV head h / (n_heads / n_kv_heads)
+ * Rows of one sequence that follow each other share the KV reads; order is free.
+ * Keys are taken in pieces of 64 aligned positions with a running maximum, all in f32.
+ * Shapes   q, out [n_rows, n_heads, head_dim] f32, strides q_stride, out_stride; no overlap
+ * Source   online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867 */
+struct attention_args {
+    const float *q;
+    uint64_t q_stride;
+    float *out;
+    uint64_t out_stride;
+    struct ops_kv_pool pool;
+    uint32_t layer;
+    uint32_t n_heads; /* a multiple of pool.n_kv_heads */
+    uint32_t window;  /* positions seen, the row's own included; 0: all */
+    float scale;      /* usually 1 / sqrt(head_dim) */
+    struct ops_rows rows;
+};
+
+/* ---- Choosing tokens ------------------------------------------------------------------------ */
+
+/* One row's sampling plan. Order of work: banned ids, temperature, top-k, top-p over what top-k
+ * left, min-p relative to the best token; then the draw by `uniform` over the candidates ordered by
+ * (logit descending, id ascending). Equal logits therefore never make it ambiguous.
+ * NaN logits count as minus infinity. */
+struct sample_row {
+    float temperature; /* <= 0: greedy, the rest but `banned` is ignored */
+    float top_p;       /* >= 1 or <= 0: off */
+    float min_p;       /* <= 0: off */
+    float uniform;     /* in [0, 1), philox_uniform of the caller */
+    uint32_t top_k;    /* 0: off */
+    uint32_t n_banned;
+    const uint32_t *banned; /* [n_banned] ids; any order; out of range is ignored */
+};
+
+/* sample: out_ids[r] drawn from logits[r,:]; OPS_NO_TOKEN when every token is banned, NaN or -inf.
+ * Shapes   logits [n_rows, n_vocab] f32, stride logits_stride, unchanged; rows [n_rows];
+ *          out_ids [n_rows] */
+struct sample_args {
+    const float *logits;
+    uint64_t logits_stride;
+    const struct sample_row *rows;
+    uint32_t *out_ids;
+    uint32_t n_rows, n_vocab;
+};
+
+/* argmax: out_ids[r] = lowest id with the greatest logit; OPS_NO_TOKEN when all are NaN or -inf.
+ * Shapes   logits [n_rows, n_vocab] f32, stride logits_stride; out_ids [n_rows] */
+struct argmax_args {
+    const float *logits;
+    uint64_t logits_stride;
+    uint32_t *out_ids;
+    uint32_t n_rows, n_vocab;
+};
+
+/* ---- CPU entry points -------------------------------------------------------------------------
+ * Called by src/device/cpu.c and by tests only. Arguments are trusted. Each call does share `index`
+ * of `count` disjoint shares of the op; after all shares ran, on any threads, the op is done. */
+
+enum cpu_isa { CPU_ISA_AUTO = 0, CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_COUNT };
+
+/* Best ISA of this machine by cpuid: AVX512 needs F, BW, DQ, VL and BF16; AVX2 needs FMA. */
+enum cpu_isa cpu_isa_best(void);
+const char *cpu_isa_name(enum cpu_isa isa); /* "auto", "scalar", "avx2", "avx512" */
+
+struct cpu_share {
+    enum cpu_isa isa; /* not AUTO, and at most cpu_isa_best() */
+    uint32_t index, count;
+    void *scratch; /* own to this share; cpu_attention, cpu_sample; 64-byte aligned */
+};
+
+#define CPU_GEMM_ROWS_MAX 12u /* rows of one x panel at most, for sizing workspaces */
+
+/* Bytes of x in the form that cpu_gemm reads, for n_rows rows. */
+size_t cpu_gemm_x_bytes(enum ops_dtype w_dtype, uint32_t n_rows, uint32_t k);
+/* Phase 1 of gemm: lays x out in x_packed. All shares must finish before phase 2. */
+void cpu_gemm_pack_x(const struct gemm_args *args, void *x_packed, const struct cpu_share *share);
+/* Phase 2 of gemm, split over panels. */
+void cpu_gemm(const struct gemm_args *args, const void *x_packed, const struct cpu_share *share);
+
+void cpu_gemm_pack(const struct gemm_pack_args *args, const struct cpu_share *share);
+void cpu_random_fill(const struct random_fill_args *args, const struct cpu_share *share);
+void cpu_embedding(const struct embedding_args *args, const struct cpu_share *share);
+void cpu_rmsnorm(const struct rmsnorm_args *args, const struct cpu_share *share);
+void cpu_rope(const struct rope_args *args, const struct cpu_share *share);
+void cpu_silu_mul(const struct silu_mul_args *args, const struct cpu_share *share);
+void cpu_kv_write(const struct kv_write_args *args, const struct cpu_share *share);
+/* Scratch: cpu_attention_scratch_bytes(). */
+void cpu_attention(const struct attention_args *args, const struct cpu_share *share);
+size_t cpu_attention_scratch_bytes(void);
+/* Scratch: cpu_sample_scratch_bytes(n_vocab). */
+void cpu_sample(const struct sample_args *args, const struct cpu_share *share);
+size_t cpu_sample_scratch_bytes(uint32_t n_vocab);
+void cpu_argmax(const struct argmax_args *args, const struct cpu_share *share);
+
+/* dst[i] = exp(src[i]): relative error <= 2e-7 for src in [-87, 88]; below -87 it is 0, above 88 it
+ * is exp(88), NaN stays NaN. The same bits on every ISA. For tests; ops use it inside. */
+void cpu_exp_f32(const float *src, float *dst, size_t n, enum cpu_isa isa);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,98 @@
+/* A device: memory and ops of one compute backend. The engine holds a `struct device` and calls
+ * `dev->ops->gemm(dev, &args)`; the argument structs and their contracts are in kernels/ops.h.
+ *
+ * Threads: one thread at a time calls ops of a device (the engine thread); alloc, free and the
+ * info functions may come from any thread. Ops are done when the call returns on the CPU; on a
+ * device with a queue they are done after `sync`. Ops allocate nothing. */
+#ifndef DEVICE_DEVICE_H
+#define DEVICE_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dynd/status.h"
+#include "kernels/ops.h"
+
+enum device_kind { DEVICE_CPU = 0, DEVICE_CUDA = 1 };
+
+/* What a probe found, also when it refuses. */
+struct device_caps {
+    bool available;
+    char reason[128]; /* why not, or a description: "avx512, 2 cpus" */
+    uint32_t n_units; /* usable CPUs, or GPUs */
+    uint64_t memory_bytes;
+    enum cpu_isa isa; /* CPU only */
+};
+
+struct device_opts {
+    uint32_t n_threads; /* CPU: threads of an op, the caller included; 0: as many as `cpus`, or the
+                           process's CPU set. At most DEVICE_THREADS_MAX */
+    const uint32_t *cpus; /* CPU: [n_cpus] thread i is pinned to cpus[i % n_cpus]; NULL: not pinned.
+                             Read during device_open only */
+    uint32_t n_cpus;
+    enum cpu_isa isa;     /* CPU: CPU_ISA_AUTO, or a lower one for tests */
+    uint32_t n_vocab_max; /* sizes the sampler's scratch; 0: DEVICE_VOCAB_DEFAULT */
+    uint32_t ordinal;     /* CUDA: which GPU */
+};
+
+#define DEVICE_THREADS_MAX   256u
+#define DEVICE_VOCAB_DEFAULT 262144u
+
+/* What memory is for, so that the device can place it well. */
+enum device_mem {
+    DEVICE_MEM_ACTIVATION, /* touched each step */
+    DEVICE_MEM_WEIGHTS,    /* read in streams: huge pages where the system gives them */
+    DEVICE_MEM_POOL,       /* KV blocks: own mapping, page aligned, zeroed, may be registered for
+                              transfers and may be larger than what is touched */
+};
+
+struct device {
+    const struct device_ops *ops;
+};
+
+struct device_ops {
+    const char *name; /* "cpu", "cuda" */
+
+    /* ST_UNSUPPORTED: not usable here; out_caps->reason says why. */
+    enum status (*probe)(struct device_caps *out_caps);
+    /* ST_INVALID: bad options (also an ISA this machine lacks); ST_NO_MEMORY. */
+    enum status (*open)(const struct device_opts *opts, struct device **out_dev);
+    void (*close)(struct device *dev);
+    /* The calling thread will run ops from now on: CPU pins it to cpus[0]; CUDA selects the GPU. */
+    enum status (*bind_thread)(struct device *dev);
+
+    /* 64-byte aligned (POOL and large WEIGHTS: page or huge page), zeroed. ST_NO_MEMORY;
+     * ST_INVALID for 0 bytes. */
+    enum status (*alloc)(struct device *dev, enum device_mem mem, size_t bytes, void **out_ptr);
+    void (*free)(struct device *dev, void *ptr); /* NULL is fine */
+    enum status (*copy_in)(struct device *dev, void *dst, const void *host_src, size_t bytes);
+    enum status (*copy_out)(struct device *dev, void *host_dst, const void *src, size_t bytes);
+    enum status (*sync)(struct device *dev);
+
+    /* Each answers ST_INVALID, having written nothing, when the shapes break the contract of
+     * kernels/ops.h (zero rows are fine and do nothing). */
+    enum status (*gemm_pack)(struct device *dev, const struct gemm_pack_args *args);
+    enum status (*random_fill)(struct device *dev, const struct random_fill_args *args);
+    enum status (*gemm)(struct device *dev, const struct gemm_args *args);
+    enum status (*embedding)(struct device *dev, const struct embedding_args *args);
+    enum status (*rmsnorm)(struct device *dev, const struct rmsnorm_args *args);
+    enum status (*rope)(struct device *dev, const struct rope_args *args);
+    enum status (*silu_mul)(struct device *dev, const struct silu_mul_args *args);
+    enum status (*kv_write)(struct device *dev, const struct kv_write_args *args);
+    enum status (*attention)(struct device *dev, const struct attention_args *args);
+    enum status (*sample)(struct device *dev, const struct sample_args *args);
+    enum status (*argmax)(struct device *dev, const struct argmax_args *args);
+};
+
+/* Ops table of a kind, or NULL when this build has none. */
+const struct device_ops *device_ops_get(enum device_kind kind);
+
+/* Opens a device; opts may be NULL (all defaults).
+ * ST_UNSUPPORTED: the kind is not in this build or not on this machine; else as ops->open. */
+enum status device_open(enum device_kind kind, const struct device_opts *opts,
+                        struct device **out_dev);
+/* NULL is fine. Memory of the device must have been freed before. */
+void device_close(struct device *dev);
+
+#endif

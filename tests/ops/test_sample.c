@@ -1,0 +1,304 @@
+/* sample and argmax against a float64 reference that sorts the whole vocabulary.
+ * Where the reference's decision is closer than 1e-5 of the mass to a boundary, f32 weights may
+ * decide otherwise: such draws are skipped, and counted to be few. */
+#include "support/ops_check.h"
+
+#define MARGIN 1e-5
+
+struct ranked {
+    float logit;
+    uint32_t id;
+    double weight;
+};
+
+static int compare_ranked(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+static bool is_banned(const struct sample_row *row, uint32_t id)
+{
+    for (uint32_t i = 0; i < row->n_banned; i++)
+        if (row->banned[i] == id)
+            return true;
+    return false;
+}
+
+static double mass(const struct ranked *v, uint32_t n)
+{
+    double sum = 0.0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += v[i].weight;
+    return sum;
+}
+
+/* Expected id; *out_is_close when rounding could change it. n_vocab > 0, one token at least. */
+static uint32_t reference(const float *logits, uint32_t n_vocab, const struct sample_row *row,
+                          bool *out_is_close)
+{
+    struct ranked *v = malloc(n_vocab * sizeof(*v));
+    assert_non_null(v);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY && !is_banned(row, i))
+            v[n++] = (struct ranked){logits[i], i, 0.0};
+    qsort(v, n, sizeof(*v), compare_ranked);
+    for (uint32_t i = 0; i < n; i++)
+        v[i].weight = exp(((double)v[i].logit - v[0].logit) / row->temperature);
+    *out_is_close = false;
+    if (row->top_k > 0 && row->top_k < n)
+        n = row->top_k;
+    if (row->top_p > 0.0f && row->top_p < 1.0f) {
+        double total = mass(v, n), seen = 0.0;
+        for (uint32_t i = 0; i < n; i++) {
+            seen += v[i].weight;
+            *out_is_close |= fabs(seen / total - row->top_p) < MARGIN;
+            if (seen >= row->top_p * total)
+                n = i + 1;
+        }
+    }
+    while (n > 1 && row->min_p > 0.0f && v[n - 1].weight < row->min_p)
+        n--;
+    for (uint32_t i = 0; row->min_p > 0.0f && i < n; i++)
+        *out_is_close |= fabs(v[i].weight - row->min_p) < MARGIN;
+    double total = mass(v, n), seen = 0.0;
+    uint32_t id = v[n - 1].id;
+    for (uint32_t i = n; i-- > 0;) {
+        seen += v[i].weight; /* from the end, so the last hit is the first in order */
+        double before = (total - seen) / total;
+        *out_is_close |= i > 0 && fabs(before - row->uniform) < MARGIN;
+        if (before <= row->uniform) {
+            id = v[i].id;
+            break;
+        }
+    }
+    free(v);
+    return id;
+}
+
+static uint32_t sample_one(struct device *dev, const float *logits, uint32_t n_vocab,
+                           const struct sample_row *row)
+{
+    uint32_t id = 12345678;
+    struct sample_args args = {logits, n_vocab, row, &id, 1, n_vocab};
+    assert_int_equal(dev->ops->sample(dev, &args), ST_OK);
+    return id;
+}
+
+static void test_sample_plans_match_the_sorted_reference(void **state)
+{
+    (void)state;
+    static const uint32_t vocabs[] = {1, 7, 63, 64, 65, 1000, 5003};
+    static const struct sample_row plans[] = {
+        {.temperature = 1.0f},
+        {.temperature = 0.7f, .top_k = 5},
+        {.temperature = 1.3f, .top_k = 100000},
+        {.temperature = 1.0f, .top_p = 0.9f},
+        {.temperature = 0.5f, .top_p = 0.3f, .top_k = 40},
+        {.temperature = 1.0f, .min_p = 0.05f},
+        {.temperature = 2.0f, .min_p = 0.2f, .top_p = 0.95f, .top_k = 50},
+        {.temperature = 1.5f, .min_p = 0.01f, .top_p = 0.8f},
+        {.temperature = 100.0f},
+        {.temperature = 0.01f, .top_p = 0.99f},
+    };
+    uint32_t n_draws = 0, n_close = 0;
+    FOR_EACH_ISA(isa)
+    {
+        struct device *dev = ops_open(isa, 1);
+        uint64_t random = 99;
+        for (size_t i = 0; i < sizeof(vocabs) / sizeof(vocabs[0]); i++) {
+            float *logits = ops_random_floats(vocabs[i], i);
+            for (uint32_t k = 0; k < vocabs[i]; k++)
+                logits[k] = floorf(logits[k] * 200.0f) / 16.0f; /* many equal ones */
+            uint32_t banned[3] = {vocabs[i] / 2, UINT32_MAX, vocabs[i] - 1};
+            for (size_t p = 0; p < sizeof(plans) / sizeof(plans[0]) * 20; p++, n_draws++) {
+                struct sample_row row = plans[p / 20];
+                row.uniform = (ops_random(&random) + 1.0f) * 0.5f;
+                row.n_banned = vocabs[i] > 2 && p % 2 ? 3 : 0;
+                row.banned = banned;
+                bool is_close;
+                uint32_t want = reference(logits, vocabs[i], &row, &is_close);
+                uint32_t got = sample_one(dev, logits, vocabs[i], &row);
+                n_close += is_close;
+                if (!is_close && got != want)
+                    fail_msg("%s vocab %u plan %zu u %.9g: token %u, expected %u",
+                             cpu_isa_name(isa), vocabs[i], p / 20, row.uniform, got, want);
+            }
+            free(logits);
+        }
+        device_close(dev);
+    }
+    assert_true(n_close * 10 < n_draws);
+}
+
+static void test_sample_equal_logits_go_by_id(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    float logits[1000];
+    for (uint32_t i = 0; i < 1000; i++)
+        logits[i] = i % 2 ? -0.0f : 0.0f;
+    struct sample_row row = {.temperature = 1.0f};
+    assert_int_equal(sample_one(dev, logits, 1000, &row), 0);
+    row.uniform = 0.5005f;
+    assert_int_equal(sample_one(dev, logits, 1000, &row), 500);
+    row.uniform = 0x1.fffffep-1f;
+    assert_int_equal(sample_one(dev, logits, 1000, &row), 999);
+    row.top_k = 3;
+    assert_int_equal(sample_one(dev, logits, 1000, &row), 2);
+    device_close(dev);
+}
+
+static void test_sample_large_flat_vocabulary_reaches_its_end(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    float *logits = ops_floats(200001);
+    for (uint32_t i = 0; i < 200001; i++)
+        logits[i] = (float)i * 1e-9f;
+    struct sample_row row = {.temperature = 1.0f, .uniform = 0x1.fffffep-1f};
+    assert_int_equal(sample_one(dev, logits, 200001, &row), 0); /* the lowest logit */
+    row.uniform = 0.0f;
+    assert_int_equal(sample_one(dev, logits, 200001, &row), 200000);
+    free(logits);
+    device_close(dev);
+}
+
+static void test_sample_greedy_and_cold_take_the_best_not_banned(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    const float logits[6] = {1.0f, NAN, 3.0f, 3.0f, -INFINITY, 2.0f};
+    const uint32_t two[2] = {2, 2}, all[6] = {0, 1, 2, 3, 4, 5};
+    struct sample_row row = {.temperature = 0.0f, .uniform = 0.9f};
+    assert_int_equal(sample_one(dev, logits, 6, &row), 2);
+    row.banned = two;
+    row.n_banned = 2;
+    assert_int_equal(sample_one(dev, logits, 6, &row), 3);
+    row.temperature = 1e-4f;
+    row.n_banned = 0;
+    row.uniform = 0.49f;
+    assert_int_equal(sample_one(dev, logits, 6, &row), 2);
+    row.uniform = 0.51f;
+    assert_int_equal(sample_one(dev, logits, 6, &row), 3);
+    row.temperature = 1e-30f; /* too cold to divide by: greedy */
+    assert_int_equal(sample_one(dev, logits, 6, &row), 2);
+    row.temperature = NAN;
+    assert_int_equal(sample_one(dev, logits, 6, &row), 2);
+    row.temperature = 1.0f;
+    row.banned = all;
+    row.n_banned = 6;
+    assert_int_equal(sample_one(dev, logits, 6, &row), OPS_NO_TOKEN);
+    device_close(dev);
+}
+
+static void test_sample_odd_logits_never_win_or_crash(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    float logits[70];
+    struct sample_row row = {.temperature = 1.0f, .uniform = 0.999f};
+    for (uint32_t i = 0; i < 70; i++)
+        logits[i] = i % 3 == 0 ? NAN : -INFINITY;
+    assert_int_equal(sample_one(dev, logits, 70, &row), OPS_NO_TOKEN);
+    logits[41] = -1e38f;
+    assert_int_equal(sample_one(dev, logits, 70, &row), 41);
+    logits[42] = 3e38f; /* the difference overflows */
+    assert_int_equal(sample_one(dev, logits, 70, &row), 42);
+    logits[43] = INFINITY;
+    assert_int_equal(sample_one(dev, logits, 70, &row), 43);
+    row.min_p = 2.0f;
+    logits[43] = 0.0f;
+    assert_int_equal(sample_one(dev, logits, 70, &row), 42);
+    device_close(dev);
+}
+
+static void test_sample_row_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    enum { ROWS = 9, VOCAB = 3001 };
+    float *logits = ops_random_floats(ROWS * VOCAB, 5);
+    struct sample_row rows[ROWS];
+    uint32_t want[ROWS], got[ROWS];
+    for (uint32_t r = 0; r < ROWS; r++)
+        rows[r] = (struct sample_row){
+            .temperature = 0.1f * (float)(r + 1), .uniform = 0.1f * (float)r, .top_k = r * 7};
+    for (uint32_t n_threads = 1; n_threads <= 3; n_threads++) {
+        struct device *dev = ops_open(CPU_ISA_AUTO, n_threads);
+        struct sample_args args = {logits, VOCAB, rows, got, ROWS, VOCAB};
+        assert_int_equal(dev->ops->sample(dev, &args), ST_OK);
+        for (uint32_t r = 0; r < ROWS; r++)
+            want[r] = sample_one(dev, logits + (size_t)r * VOCAB, VOCAB, &rows[r]);
+        assert_memory_equal(got, want, sizeof(got));
+        device_close(dev);
+    }
+    free(logits);
+}
+
+static void test_argmax_ties_nan_and_batches(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 2);
+    const float logits[4][5] = {{1, 5, 5, 2, NAN},
+                                {NAN, NAN, -3, NAN, -2},
+                                {NAN, -INFINITY, NAN, NAN, NAN},
+                                {-0.0f, 0.0f, -1, -1, INFINITY}};
+    const uint32_t want[4] = {1, 4, OPS_NO_TOKEN, 4};
+    uint32_t got[4];
+    struct argmax_args args = {&logits[0][0], 5, got, 4, 5};
+    assert_int_equal(dev->ops->argmax(dev, &args), ST_OK);
+    assert_memory_equal(got, want, sizeof(got));
+    args.n_vocab = 4; /* stride 5 */
+    assert_int_equal(dev->ops->argmax(dev, &args), ST_OK);
+    assert_int_equal(got[1], 2);
+    float *big = ops_random_floats(7 * 4099, 8);
+    uint32_t ids[7];
+    struct argmax_args large = {big, 4099, ids, 7, 4099};
+    assert_int_equal(dev->ops->argmax(dev, &large), ST_OK);
+    for (uint32_t r = 0; r < 7; r++)
+        for (uint32_t i = 0; i < 4099; i++)
+            assert_true(big[r * 4099 + i] <= big[r * 4099 + ids[r]]);
+    free(big);
+    device_close(dev);
+}
+
+static void test_sample_bad_arguments_are_refused(void **state)
+{
+    (void)state;
+    struct device *dev = NULL;
+    struct device_opts opts = {.n_threads = 1, .n_vocab_max = 8};
+    assert_int_equal(device_open(DEVICE_CPU, &opts, &dev), ST_OK);
+    float logits[16] = {0};
+    uint32_t id = 77;
+    struct sample_row row = {.temperature = 1.0f};
+    struct sample_args args = {logits, 9, &row, &id, 1, 9};
+    assert_int_equal(dev->ops->sample(dev, &args), ST_INVALID); /* over n_vocab_max */
+    args.n_vocab = 8;
+    args.logits_stride = 7;
+    assert_int_equal(dev->ops->sample(dev, &args), ST_INVALID);
+    args.logits_stride = 8;
+    row.n_banned = 1;
+    assert_int_equal(dev->ops->sample(dev, &args), ST_INVALID);
+    struct argmax_args greedy = {logits, 8, &id, 1, 0};
+    assert_int_equal(dev->ops->argmax(dev, &greedy), ST_INVALID);
+    assert_int_equal(id, 77);
+    device_close(dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sample_plans_match_the_sorted_reference),
+        cmocka_unit_test(test_sample_equal_logits_go_by_id),
+        cmocka_unit_test(test_sample_large_flat_vocabulary_reaches_its_end),
+        cmocka_unit_test(test_sample_greedy_and_cold_take_the_best_not_banned),
+        cmocka_unit_test(test_sample_odd_logits_never_win_or_crash),
+        cmocka_unit_test(test_sample_row_does_not_depend_on_its_batch),
+        cmocka_unit_test(test_argmax_ties_nan_and_batches),
+        cmocka_unit_test(test_sample_bad_arguments_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
