@@ -1,6 +1,6 @@
-/* Block pool: states, generations, references, the prefix-cache index. The worker's loop thread owns
- * it. Invariants are those of pool.h, walked by pool_check.c.
- * Source of block-wise prefix reuse: Kwon et al. 2023, arXiv:2309.06180. */
+/* Block pool: states, generations, references, the prefix-cache index. The worker's loop thread
+ * owns it. Invariants are those of pool.h, walked by pool_check.c. Source of block-wise prefix
+ * reuse: Kwon et al. 2023, arXiv:2309.06180. */
 #include "kv/pool_int.h"
 
 #include <assert.h>

@@ -15,7 +15,7 @@ static const char *block_fault(const struct kv_pool *pool, uint32_t index)
     const struct kv_block *block = &pool->blocks[index];
     uint32_t at;
 
-    if (block->state >= N_BLOCK_STATES)
+    if ((uint32_t)block->state >= N_BLOCK_STATES)
         return "unknown state";
     if (block->keyed && block->state != BLOCK_CACHED && block->state != BLOCK_OWNED)
         return "has a key but is neither cached nor owned";

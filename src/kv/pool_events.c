@@ -1,7 +1,7 @@
 /* Prefix-cache events: a ring of changes, and a listing of all keys after a reset.
  *
- * The reader applies events in the order given. A listing goes over the blocks by index; a change of
- * a block that was listed already goes through the ring, a change of a later one is left to the
+ * The reader applies events in the order given. A listing goes over the blocks by index; a change
+ * of a block that was listed already goes through the ring, a change of a later one is left to the
  * listing. The ring is emptied before each stretch of the listing, so that "key K left block 3" is
  * told before "key K is in block 10". */
 #include "kv/pool_int.h"

@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 enum block_state { BLOCK_FREE, BLOCK_CACHED, BLOCK_OWNED, BLOCK_LOANED, BLOCK_QUARANTINED };
-enum { N_BLOCK_STATES = BLOCK_QUARANTINED + 1 };
+#define N_BLOCK_STATES (BLOCK_QUARANTINED + 1u)
 
 struct kv_block {
     struct list link; /* free list or LRU list; alone in the other states */
@@ -28,8 +28,8 @@ struct kv_pool {
     struct list lru;  /* CACHED, oldest first */
     struct map keys;  /* low 64 bits of a key -> block index */
 
-    /* Key changes not yet told. While a listing is under way (`listed` < block_count) only changes of
-     * blocks below `listed` are put here; the others will be seen by the listing itself. */
+    /* Key changes not yet told. While a listing is under way (`listed` < block_count) only changes
+     * of blocks below `listed` are put here; the others will be seen by the listing itself. */
     struct kv_cache_event *ring; /* [ring_mask + 1] */
     uint32_t ring_mask;
     uint32_t ring_head, ring_tail; /* only grow; head: next to read */

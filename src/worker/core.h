@@ -6,17 +6,16 @@
  *   decode    RESERVE(remote) -> loans blocks, RESERVED -> COMPLETE verified -> decodes -> TOKENS;
  *             RESERVE(local) -> prefills here, then the same
  *   unified   RESERVE(local) only
- *   prefill   PREFILL -> chunks, pushing each layer group as it is computed -> COMPLETE record to the
- *             decode worker, PREFILLED to the router
- * Rules:
+ *   prefill   PREFILL -> chunks, pushing each layer group as it is computed -> COMPLETE record to
+ * the decode worker, PREFILLED to the router Rules:
  *  - Reservations wait in a bounded FIFO until blocks are there; FULL answers FAILED(ST_FULL).
- *  - A step never mixes two items of one sequence. Decoding sequences go first, then prompt chunks up
- *    to max_batch_tokens; a chunk ends at a block border unless it ends the prompt.
+ *  - A step never mixes two items of one sequence. Decoding sequences go first, then prompt chunks
+ * up to max_batch_tokens; a chunk ends at a block border unless it ends the prompt.
  *  - Blocks of a sequence that ends while a step using them is under way come back after the step.
  *  - Prefill source blocks stay owned until every push that reads them is done.
  *  - When a decoding sequence needs a block and there is none, the youngest running sequence is
- *    preempted: blocks released, back to the head of the waiting queue, to be prefilled locally from
- *    its token log. The oldest always makes progress.
+ *    preempted: blocks released, back to the head of the waiting queue, to be prefilled locally
+ * from its token log. The oldest always makes progress.
  *  - Cancel in any state; loaned blocks go to quarantine unless WRITER_DONE. A repeated cancel is
  *    acknowledged again.
  *  - COMPLETE is believed only when kv_pool_loan_check, layout hash, count and chain hash agree;
@@ -24,7 +23,15 @@
  *  - A router's connection down: its sequences end at once; loans go to quarantine until each known
  *    peer has sent ROUTER_DONE for that router instance or is fenced. A prefill worker that lost a
  *    router sends ROUTER_DONE to all its peers once its pushes for it are done.
- *  - A peer error or PEER_GONE: ask the transport to fence it (ACT_FENCE); on_fenced ends its loans. */
+ *  - A peer error or PEER_GONE: ask the transport to fence it (ACT_FENCE); on_fenced ends its
+ * loans. What the caller owes:
+ *  - After each event it takes all actions (next_action until false). The queue holds what one
+ * event can cause; actions lost to a full queue break worker_core_check.
+ *  - Each ACT_PUSH gets exactly one push_done, at the latest before the peer's on_fenced (a later
+ * one is ignored). Records to one peer are delivered in order; one for a fenced peer may be
+ * dropped.
+ *  - A decode worker hears PEER of a prefill worker before that one may write into its pool:
+ * RESERVE does not name the writer, so each prefill worker known is taken for a possible one. */
 #ifndef WORKER_CORE_H
 #define WORKER_CORE_H
 
@@ -51,7 +58,8 @@ struct worker_core_opts {
     uint32_t eos[8]; /* the model's end ids */
     uint64_t stats_interval_ns;
     uint64_t push_floor_bytes_per_s, push_slack_ns; /* deadline of a push = bytes / floor + slack */
-    uint64_t fence_after_ns; /* a loan with its sequence gone this long asks for fencing of its writer */
+    uint64_t
+        fence_after_ns; /* a loan with its sequence gone this long asks for fencing of its writer */
 };
 
 /* Part of a block to be written to a peer: layers [layer_first, +layer_count). */
@@ -71,30 +79,37 @@ enum worker_action_kind {
 struct worker_action {
     enum worker_action_kind kind;
     uint32_t conn;
-    uint64_t peer; /* instance */
-    const struct wire_msg *msg;         /* SEND, RECORD */
-    const struct wire_peer *peer_info;  /* CONNECT */
-    uint64_t push_id;                   /* PUSH */
+    uint64_t peer;                     /* instance */
+    const struct wire_msg *msg;        /* SEND, RECORD */
+    const struct wire_peer *peer_info; /* CONNECT */
+    uint64_t push_id;                  /* PUSH */
     uint32_t dst_pool;
     uint64_t dst_epoch;
     uint32_t layer_first, layer_count;
     uint32_t n_vec;
     const struct worker_push_vec *vec;
-    uint64_t deadline_ns;               /* PUSH: absolute, monotonic */
+    uint64_t deadline_ns; /* PUSH: absolute, monotonic */
 };
 
+/* ST_INVALID: a size is 0 or out of range; max_batch_tokens and prefill_chunk_tokens are one block
+ * at least. ST_NO_MEMORY. */
 enum status worker_core_create(const struct worker_core_opts *opts, struct worker_core **out_core);
 void worker_core_destroy(struct worker_core *core);
 
-/* A router connected (its HELLO was read and found compatible) or went. conn < 64, chosen by the loop. */
-void worker_core_conn_up(struct worker_core *core, uint64_t now_ns, uint32_t conn, uint64_t router_instance);
+/* A router connected (its HELLO was read and found compatible) or went. conn < 64, chosen by the
+ * loop. */
+void worker_core_conn_up(struct worker_core *core, uint64_t now_ns, uint32_t conn,
+                         uint64_t router_instance);
 void worker_core_conn_down(struct worker_core *core, uint64_t now_ns, uint32_t conn);
 /* PEER, PEER_GONE, RESERVE, PREFILL, CANCEL. Others are counted and ignored. */
-void worker_core_message(struct worker_core *core, uint64_t now_ns, uint32_t conn, const struct wire_msg *msg);
+void worker_core_message(struct worker_core *core, uint64_t now_ns, uint32_t conn,
+                         const struct wire_msg *msg);
 /* COMPLETE, ABORTED, ROUTER_DONE, from that peer. */
-void worker_core_record(struct worker_core *core, uint64_t now_ns, uint64_t peer, const struct wire_msg *msg);
+void worker_core_record(struct worker_core *core, uint64_t now_ns, uint64_t peer,
+                        const struct wire_msg *msg);
 /* ST_OK: the bytes are in the peer's memory (flushed), not merely sent. */
-void worker_core_push_done(struct worker_core *core, uint64_t now_ns, uint64_t push_id, enum status st);
+void worker_core_push_done(struct worker_core *core, uint64_t now_ns, uint64_t push_id,
+                           enum status st);
 /* The transport lost the peer by itself. */
 void worker_core_peer_error(struct worker_core *core, uint64_t now_ns, uint64_t peer);
 /* From here on the peer cannot write into the pool. */
@@ -102,8 +117,10 @@ void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer
 /* The running step has written the KV of layers [layer_first, +layer_count) of all its items. */
 void worker_core_layers_done(struct worker_core *core, uint64_t now_ns, uint64_t step_id,
                              uint32_t layer_first, uint32_t layer_count);
-void worker_core_step_done(struct worker_core *core, uint64_t now_ns, const struct step_result *result);
-/* Draining: answers new work with FAILED(ST_DRAINING), tells routers LEAVING; idle when it is done. */
+void worker_core_step_done(struct worker_core *core, uint64_t now_ns,
+                           const struct step_result *result);
+/* Draining: answers new work with FAILED(ST_DRAINING), tells routers LEAVING; idle when no
+ * sequence, step or untaken action is left (loans in quarantine are not waited for). */
 void worker_core_drain(struct worker_core *core, uint64_t now_ns);
 bool worker_core_is_idle(const struct worker_core *core);
 

@@ -1,7 +1,8 @@
-/* The queue of actions. An entry is small and names a sequence; the message, with its arrays, is built
- * when the action is taken, out of the sequence, whose slot is kept until then. So the queue has a
- * fixed size and no event allocates. Its owner takes all actions after each event; an action that
- * finds the ring full is lost and counted, which core_check.c reports as a broken invariant. */
+/* The queue of actions. An entry is small and names a sequence; the message, with its arrays, is
+ * built when the action is taken, out of the sequence, whose slot is kept until then. So the queue
+ * has a fixed size and no event allocates. Its owner takes all actions after each event; an action
+ * that finds the ring full is lost and counted, which core_check.c reports as a broken invariant.
+ */
 #include "worker/core_int.h"
 
 #include <string.h>
@@ -164,8 +165,10 @@ void act_cache_flush(struct worker_core *core, uint64_t now_ns)
         core->cache_more = 0; /* a router that comes gets all keys anyway */
         return;
     }
-    if (core->n_cache_actions > 0)
+    if (core->n_cache_actions > 0) {
+        core->cache_more = 1;
         return;
+    }
     bool reset;
     uint32_t n = kv_pool_events(core->pool, core->cache_events, CORE_CACHE_BATCH, &reset);
     core->cache_more = n == CORE_CACHE_BATCH;
@@ -376,7 +379,8 @@ bool worker_core_next_action(struct worker_core *core, struct worker_action *out
             core->n_entry_actions--;
         if (a->kind == ACT_SEND && a->type == WIRE_CACHE)
             core->n_cache_actions--;
-        /* The slot may be given out again only by a later call: the message stays valid till then. */
+        /* The slot may be given out again only by a later call: the message stays valid till then.
+         */
         if (a->slot != NONE)
             seq_unref(core, a->slot);
         if (wanted)

@@ -1,6 +1,7 @@
 /* The decode side: believing a completion record, and what one more token means. */
 #include "worker/core_int.h"
 
+#include <assert.h>
 #include <string.h>
 
 uint32_t seq_end_ids(const struct worker_core *core, const struct seq *s, uint32_t *out_ids)
@@ -69,16 +70,16 @@ static void seq_mismatch(struct worker_core *core, uint64_t now_ns, struct seq *
 }
 
 /* The sequence that waits for a writer under this router, request and choice, or NULL. */
-static struct seq *loaned_find(struct worker_core *core, uint64_t router,
-                               const struct wire_seq *id)
+static struct seq *loaned_find(struct worker_core *core, uint64_t router, const struct wire_seq *id)
 {
     uint32_t highest;
     struct seq *s = seq_find_live(core, router, id, &highest);
     return s != NULL && s->state == SEQ_LOANED ? s : NULL;
 }
 
-/* The attempt number is not what makes a record believed: the generations are, and they are stronger.
- * It only tells a record that contradicts the loan (mismatch) from one of an earlier life (stale). */
+/* The attempt number is not what makes a record believed: the generations are, and they are
+ * stronger. It only tells a record that contradicts the loan (mismatch) from one of an earlier life
+ * (stale). */
 void core_on_complete(struct worker_core *core, uint64_t now_ns, const struct wire_complete *rec)
 {
     struct seq *s = loaned_find(core, rec->router, &rec->seq);
@@ -94,8 +95,8 @@ void core_on_complete(struct worker_core *core, uint64_t now_ns, const struct wi
         seq_token(core, s, rec->first_token);
         return;
     }
-    struct loan *loan = loan_match(core, rec->router, &rec->seq, rec->epoch, rec->blocks,
-                                   rec->n_blocks);
+    struct loan *loan =
+        loan_match(core, rec->router, &rec->seq, rec->epoch, rec->blocks, rec->n_blocks);
     if (loan != NULL)
         loan_end(core, loan);
     else if (s != NULL && s->id.attempt == rec->seq.attempt)
@@ -112,8 +113,8 @@ void core_on_aborted(struct worker_core *core, const struct wire_aborted *rec)
         seq_fail(core, s, ST_PEER_LOST);
         return;
     }
-    struct loan *loan = loan_match(core, rec->router, &rec->seq, rec->epoch, rec->blocks,
-                                   rec->n_blocks);
+    struct loan *loan =
+        loan_match(core, rec->router, &rec->seq, rec->epoch, rec->blocks, rec->n_blocks);
     if (loan != NULL)
         loan_end(core, loan);
     else

@@ -1,5 +1,5 @@
-/* Inside of the worker core, shared by core.c and core_*.c. One thread; nothing here does I/O, reads a
- * clock or allocates after create.
+/* Inside of the worker core, shared by core.c and core_*.c. One thread; nothing here does I/O,
+ * reads a clock or allocates after create.
  *
  *   core.c         create, connections, time, drain, statistics
  *   core_seq.c     sequence slots: lookup, admission, preemption, end
@@ -30,8 +30,8 @@ enum {
     CORE_STEP_SEQS_MAX = 4096 /* entries of one WIRE_TOKENS */
 };
 
-/* Where a sequence is. WAITING holds no blocks; ENDING is over for the router and waits for the step
- * and the pushes that still touch its blocks. */
+/* Where a sequence is. WAITING holds no blocks; ENDING is over for the router and waits for the
+ * step and the pushes that still touch its blocks. */
 enum seq_state {
     SEQ_FREE,
     SEQ_ZOMBIE, /* over, kept until the actions that name it are taken */
@@ -94,9 +94,9 @@ struct seq {
     uint32_t router_lost;
     uint32_t settled; /* nothing of it can touch a peer any more, and everybody was told */
 
-    uint32_t *tokens;            /* [max_context_tokens] */
-    struct kv_block_ref *blocks; /* [blocks_max] */
-    uint32_t *indices;           /* [blocks_max], blocks[].index for step_item */
+    uint32_t *tokens;               /* [max_context_tokens] */
+    struct kv_block_ref *blocks;    /* [blocks_max] */
+    uint32_t *indices;              /* [blocks_max], blocks[].index for step_item */
     struct wire_block *dest_blocks; /* [blocks_max], prefill role */
 };
 
@@ -108,7 +108,7 @@ struct loan {
     uint64_t since_ns;
     uint32_t block_first; /* chain through core->chain */
     uint32_t n_blocks;
-    uint32_t orphaned;     /* its router's connection died */
+    uint32_t orphaned; /* its router's connection died */
     uint32_t fence_asked;
     struct loan_writers writers;
 };
@@ -192,12 +192,12 @@ struct worker_core {
     uint32_t bucket_mask;
     uint64_t stamp;
     struct list free_seqs, waiting, loaned, running /* by stamp */, parked /* PUSHING, ENDING */;
-    struct seq *blocked;       /* head of waiting that did not fit ... */
+    struct seq *blocked;        /* head of waiting that did not fit ... */
     uint32_t blocked_available; /* ... with so many blocks available */
 
     struct loan *loans; /* [block_count] */
     struct list free_loans, quarantine;
-    struct chain_link *chain; /* [block_count] */
+    struct chain_link *chain;          /* [block_count] */
     struct kv_block_ref *lent, *named; /* [blocks_max] scratch */
 
     /* The step under way. */
@@ -216,7 +216,7 @@ struct worker_core {
 
     struct action *actions; /* ring [action_mask + 1] */
     uint32_t action_mask, action_head, action_tail;
-    uint64_t n_actions_lost; /* the caller did not take them: a bug */
+    uint64_t n_actions_lost;           /* the caller did not take them: a bug */
     struct wire_tokens_entry *entries; /* [n_entries_max], of queued frames */
     uint32_t *entry_tokens;            /* [n_entries_max], one of each entry */
     uint32_t n_entries_max, n_entries, n_entry_actions;

@@ -59,8 +59,8 @@ void seq_quarantine(struct worker_core *core, uint64_t now_ns, struct seq *s)
                           .n_blocks = s->n_lent,
                           .writers = s->writers};
     for (uint32_t i = 0; i < s->n_lent; i++)
-        core->chain[lent[i].index] = (struct chain_link){
-            lent[i].generation, i + 1 < s->n_lent ? lent[i + 1].index : NONE};
+        core->chain[lent[i].index] =
+            (struct chain_link){lent[i].generation, i + 1 < s->n_lent ? lent[i + 1].index : NONE};
     list_add_tail(&core->quarantine, &loan->link);
     kv_pool_quarantine(core->pool, lent, s->n_lent);
     /* What remains the sequence's: cached blocks before, headroom behind. */

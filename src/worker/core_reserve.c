@@ -56,8 +56,8 @@ void core_on_reserve(struct worker_core *core, uint64_t now_ns, uint32_t conn,
         act_failed(core, conn, id, ST_CANCELLED, loan_find(core, router, id) == NULL);
         return;
     }
-    bool served = core->opts.role == WIRE_ROLE_DECODE ||
-                  (core->opts.role == WIRE_ROLE_UNIFIED && msg->local);
+    bool served =
+        core->opts.role == WIRE_ROLE_DECODE || (core->opts.role == WIRE_ROLE_UNIFIED && msg->local);
     enum status st = served ? job_check(core, &msg->job) : ST_UNSUPPORTED;
     if (st == ST_OK) {
         s = seq_create(core, conn, &msg->job);

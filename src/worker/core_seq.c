@@ -134,7 +134,8 @@ enum status seq_add_block(struct worker_core *core, struct seq *s)
     return ST_OK;
 }
 
-/* All or nothing. At least the last token is left to compute, so that there is something to sample. */
+/* All or nothing. At least the last token is left to compute, so that there is something to sample.
+ */
 static bool seq_take_blocks(struct worker_core *core, struct seq *s)
 {
     uint32_t want = blocks_wanted(core, s);

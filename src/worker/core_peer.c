@@ -1,0 +1,112 @@
+/* Peers: the other workers with which KV is exchanged, and how they are fenced. */
+#include "worker/core_int.h"
+
+#include <string.h>
+
+uint32_t peer_find(const struct worker_core *core, uint64_t instance)
+{
+    for (uint32_t i = 0; i < CORE_PEERS; i++) {
+        if (core->peers[i].state != PEER_FREE && core->peers[i].info.instance == instance)
+            return i;
+    }
+    return NONE;
+}
+
+static void peer_store(struct peer *peer, const struct wire_peer *info)
+{
+    peer->info = *info;
+    peer->info.blob = peer->blob;
+    if (info->blob == NULL || info->blob_bytes > sizeof(peer->blob))
+        peer->info.blob_bytes = 0;
+    else
+        memcpy(peer->blob, info->blob, info->blob_bytes);
+}
+
+static void peer_up(struct worker_core *core, uint32_t at)
+{
+    core->peers[at].state = PEER_UP;
+    core->peers[at].come_back = 0;
+    act_connect(core, at);
+    core_loans_peer_up(core, at);
+}
+
+/* A peer with another layout is no peer: the router serves the request another way. */
+void core_on_peer(struct worker_core *core, const struct wire_peer *info)
+{
+    const struct wire_pool *own = &core->opts.pool;
+    if (info->instance == core->opts.instance || info->pool.layout_hash != own->layout_hash ||
+        info->pool.block_tokens != own->block_tokens ||
+        info->pool.layer_count != own->layer_count) {
+        core->n_ignored++;
+        return;
+    }
+    uint32_t at = peer_find(core, info->instance);
+    if (at != NONE) {
+        if (core->peers[at].state == PEER_FENCING) {
+            peer_store(&core->peers[at], info);
+            core->peers[at].come_back = 1;
+        }
+        return;
+    }
+    for (at = 0; at < CORE_PEERS && core->peers[at].state != PEER_FREE; at++)
+        ;
+    if (at == CORE_PEERS) {
+        core->n_ignored++;
+        return;
+    }
+    peer_store(&core->peers[at], info);
+    peer_up(core, at);
+}
+
+void peer_fence(struct worker_core *core, uint32_t peer)
+{
+    if (core->peers[peer].state != PEER_UP)
+        return;
+    core->peers[peer].state = PEER_FENCING;
+    act_fence(core, peer);
+    core_pushes_peer_lost(core, peer, false);
+}
+
+void worker_core_peer_error(struct worker_core *core, uint64_t now_ns, uint64_t peer)
+{
+    uint32_t at = peer_find(core, peer);
+    if (at == NONE)
+        return;
+    peer_fence(core, at);
+    core_admit(core, now_ns);
+}
+
+void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer)
+{
+    uint32_t at = peer_find(core, peer);
+    if (at == NONE)
+        return;
+    core->peers[at].state = PEER_FENCING; /* also when the transport did it unasked */
+    core_pushes_peer_lost(core, at, true);
+    core_loans_peer_fenced(core, at);
+    if (core->peers[at].come_back)
+        peer_up(core, at);
+    else
+        core->peers[at].state = PEER_FREE;
+    core_admit(core, now_ns);
+}
+
+/* Not when the router is connected again: D would take it for the new connection's jobs too. */
+void core_router_done_try(struct worker_core *core, uint64_t router)
+{
+    if (!is_prefill_role(core) || core->conn_closing)
+        return;
+    for (uint32_t i = 0; i < CORE_CONNS; i++) {
+        if (core->conns[i].up && core->conns[i].router == router)
+            return;
+    }
+    for (uint32_t i = 0; i < core->n_slots; i++) {
+        const struct seq *s = &core->seqs[i];
+        if (s->state == SEQ_ENDING && s->router == router && s->router_lost && !s->settled)
+            return;
+    }
+    for (uint32_t i = 0; i < CORE_PEERS; i++) {
+        if (core->peers[i].state == PEER_UP && core->peers[i].info.role != WIRE_ROLE_PREFILL)
+            act_router_done(core, i, router);
+    }
+}

@@ -1,0 +1,44 @@
+/* The engine thread of a worker: loads the model, then runs one step at a time. The loop thread hands
+ * it a plan and hears of layer groups and results through a mailbox; `wake` is called (on the engine
+ * thread) whenever something was put in. */
+#ifndef WORKER_ENGINE_THREAD_H
+#define WORKER_ENGINE_THREAD_H
+
+#include "engine/runner.h"
+#include "engine/step.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct engine_thread;
+
+enum engine_event_kind {
+    ENGINE_LOADING, /* permille */
+    ENGINE_LOADED,  /* runner is ready, or status and error say why not */
+    ENGINE_LAYERS,  /* step_id, layer_first, layer_count */
+    ENGINE_STEP,    /* result; valid until the next engine_thread_run */
+};
+
+struct engine_event {
+    enum engine_event_kind kind;
+    enum status status;
+    uint32_t permille;
+    uint64_t step_id;
+    uint32_t layer_first, layer_count;
+    const struct step_result *result;
+    const char *error;
+};
+
+/* Starts the thread, which begins with runner_create(opts). `opts` is borrowed until ENGINE_LOADED. */
+enum status engine_thread_create(const struct runner_opts *opts, void (*wake)(void *arg), void *arg,
+                                 struct engine_thread **out);
+/* Waits for a step under way, then frees all, the runner too. NULL is fine. */
+void engine_thread_destroy(struct engine_thread *engine);
+/* After ENGINE_LOADED with ST_OK. */
+struct runner *engine_thread_runner(struct engine_thread *engine);
+/* Hands over a plan; it and what it points to must stay valid until ENGINE_STEP. */
+void engine_thread_run(struct engine_thread *engine, const struct step_plan *plan);
+/* Next event, oldest first. Loop thread. */
+bool engine_thread_next_event(struct engine_thread *engine, struct engine_event *out);
+
+#endif
