@@ -114,8 +114,9 @@ static size_t strip_right(const uint8_t *text, size_t bytes, size_t end)
     return end;
 }
 
-enum status added_set_split(const struct added_set *set, const uint8_t *text, size_t bytes,
-                            bool skip_special, on_piece_fn on_gap, void *arg, struct token_buf *out)
+enum status added_set_split_filter(const struct added_set *set, const uint8_t *text, size_t bytes,
+                                   added_filter_fn filter, on_piece_fn on_gap, void *arg,
+                                   struct token_buf *out)
 {
     size_t covered = 0;
     for (size_t at = 0; at < bytes && set->n_tokens > 0;) {
@@ -126,8 +127,9 @@ enum status added_set_split(const struct added_set *set, const uint8_t *text, si
             continue;
         }
         size_t begin = at, end = at + token->bytes;
-        at = end;
-        if (skip_special && token->special)
+        size_t hidden = filter(arg, token, text + begin);
+        at = hidden > 0 ? begin + hidden : end;
+        if (hidden > 0)
             continue;
         if (token->single_word && !stands_alone(text, bytes, begin, end))
             continue;
@@ -145,4 +147,23 @@ enum status added_set_split(const struct added_set *set, const uint8_t *text, si
         covered = end;
     }
     return covered < bytes ? on_gap(arg, text + covered, bytes - covered) : ST_OK;
+}
+
+static size_t filter_none(void *arg, const struct added_token *token, const uint8_t *match)
+{
+    (void)arg, (void)token, (void)match;
+    return 0;
+}
+
+static size_t filter_special(void *arg, const struct added_token *token, const uint8_t *match)
+{
+    (void)arg, (void)match;
+    return token->special ? token->bytes : 0;
+}
+
+enum status added_set_split(const struct added_set *set, const uint8_t *text, size_t bytes,
+                            bool skip_special, on_piece_fn on_gap, void *arg, struct token_buf *out)
+{
+    return added_set_split_filter(set, text, bytes, skip_special ? filter_special : filter_none,
+                                  on_gap, arg, out);
 }

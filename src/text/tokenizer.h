@@ -25,6 +25,7 @@
 #include <stdint.h>
 
 struct tokenizer;
+struct chat_segment; /* text/template.h */
 
 enum tokenizer_flags {
     /* Added tokens that the file marks special are recognised in the text. Only for text that the
@@ -70,6 +71,16 @@ void tokenizer_free(struct tokenizer *tokenizer); /* NULL is fine */
  *          ST_INVALID: the split pattern ran out of its match budget on this text */
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t bytes,
                              uint32_t flags, struct token_buf *out);
+/* Encodes a rendered chat template. Special tokens are recognised only where they lie wholly in
+ * trusted segments; the text between them is encoded as one, across the borders of segments, so
+ * that text without special tokens gets the same ids as from tokenizer_encode.
+ * segments  [n_segments] in order, without gap or overlap, covering text[0..bytes)
+ * add_bos   as TOK_ADD_BOS
+ * Errors    as tokenizer_encode; also ST_INVALID: text is not UTF-8, or the segments do not cover
+ *           it. After an error `out` is as before. */
+enum status tokenizer_encode_segments(const struct tokenizer *tokenizer, const char *text,
+                                      size_t bytes, const struct chat_segment *segments,
+                                      uint32_t n_segments, bool add_bos, struct token_buf *out);
 
 /* Largest id + 1, added tokens included. */
 uint32_t tokenizer_vocab_size(const struct tokenizer *tokenizer);

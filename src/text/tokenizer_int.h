@@ -190,6 +190,13 @@ void added_set_init(struct added_set *set, struct added_token *tokens, uint32_t 
 enum status added_set_split(const struct added_set *set, const uint8_t *text, size_t bytes,
                             bool skip_special, on_piece_fn on_gap, void *arg,
                             struct token_buf *out);
+/* Decides about a token found at `match`: 0 takes it; n > 0 leaves it as text and looks for the
+ * next token n bytes further on. */
+typedef size_t (*added_filter_fn)(void *arg, const struct added_token *token, const uint8_t *match);
+/* added_set_split with that decision left to the caller. `arg` goes to both functions. */
+enum status added_set_split_filter(const struct added_set *set, const uint8_t *text, size_t bytes,
+                                   added_filter_fn filter, on_piece_fn on_gap, void *arg,
+                                   struct token_buf *out);
 
 /* --- tokenizer.c, tokenizer_load.c --- */
 
