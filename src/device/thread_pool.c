@@ -89,7 +89,7 @@ static void *worker_main(void *arg)
 static void start_epoch(struct thread_pool *pool)
 {
     atomic_fetch_add(&pool->epoch, 1);
-    if (0)
+    if (atomic_load(&pool->n_sleeping) > 0)
         futex_wake(&pool->epoch, INT_MAX);
 }
 

@@ -35,7 +35,8 @@ struct step_plan {
     uint32_t n_items;
     uint32_t n_tokens; /* over all items */
     const struct step_item *items;
-    uint32_t report_layers; /* 1: call on_layers after each layer group, some item is being pushed */
+    uint32_t
+        report_layers; /* 1: call on_layers after each layer group, some item is being pushed */
 };
 
 struct step_result {

@@ -46,7 +46,7 @@ static void test_tokenizer_merges_as_pairs_equal_merges_as_strings(void **state)
     (void)state;
     struct tokenizer *tok = tokenizer_json_load(&(struct tokenizer_json){
         .merges = "[[\"b\",\"c\"],[\"a\",\"b\"],[\"a\",\"bc\"] , [\"\\u0120\",\"a\"]]"});
-    EXPECT_IDS(tok, "abc ab", 0, "9 10 1 ");
+    EXPECT_IDS(tok, "abc ab", 0, "9 5 7 ");
     tokenizer_free(tok);
 }
 

@@ -1,0 +1,47 @@
+#include "engine/runner.h"
+
+enum status runner_create(const struct runner_opts *opts, struct runner **out_runner, char *err,
+                          size_t err_bytes)
+{
+    const struct runner_ops *ops =
+        opts->kind == RUNNER_HASH ? &runner_hash_ops : &runner_transformer_ops;
+    if (err_bytes > 0)
+        err[0] = '\0';
+    enum status st = ops->create(opts, out_runner, err, err_bytes);
+    if (st == ST_OK)
+        (*out_runner)->ops = ops;
+    return st;
+}
+
+void runner_destroy(struct runner *runner)
+{
+    if (runner != NULL)
+        runner->ops->destroy(runner);
+}
+
+const struct kv_geometry *runner_geometry(const struct runner *runner)
+{
+    return &runner->geometry;
+}
+
+const struct runner_info *runner_info(const struct runner *runner)
+{
+    return &runner->info;
+}
+
+enum status runner_set_pool(struct runner *runner, void *base, uint32_t block_count)
+{
+    if (base == NULL || block_count == 0)
+        return ST_INVALID;
+    runner->pool = base;
+    runner->block_count = block_count;
+    return ST_OK;
+}
+
+enum status runner_step(struct runner *runner, const struct step_plan *plan,
+                        void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                          uint32_t layer_count),
+                        void *arg, struct step_result *out)
+{
+    return runner->ops->step(runner, plan, on_layers, arg, out);
+}

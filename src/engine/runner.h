@@ -1,0 +1,90 @@
+/* A runner computes steps: `transformer` runs the model, `hash` replaces it by a function of all KV
+ * contents that a client can compute too (hash_expect.h). It keeps no sequence state: all of it is
+ * in the plan and in the blocks. Threads: runner_create, runner_step and runner_destroy on the
+ * engine thread; the info functions anywhere after create; runner_set_pool before the first step.
+ */
+#ifndef ENGINE_RUNNER_H
+#define ENGINE_RUNNER_H
+
+#include "base/hash.h"
+#include "base/status.h"
+#include "engine/kv_geometry.h"
+#include "engine/step.h"
+
+#include <stddef.h>
+
+enum runner_kind { RUNNER_TRANSFORMER, RUNNER_HASH };
+enum load_format { LOAD_AUTO, LOAD_DUMMY };
+enum load_dtype { LOAD_DTYPE_AUTO, LOAD_DTYPE_BF16, LOAD_DTYPE_F32 };
+
+struct runner_opts {
+    enum runner_kind kind;
+    const char *model_path; /* HF directory; the hash runner may have none (NULL or "") */
+    enum load_format load_format;
+    enum load_dtype dtype;
+    uint64_t seed; /* dummy weights */
+    uint32_t block_tokens;
+    uint32_t max_batch_tokens, max_seqs; /* of one step */
+    uint32_t max_context_tokens;         /* 0: the model's own */
+    uint32_t n_threads;                  /* 0: one for each of cpus */
+    const uint32_t *cpus;                /* [n_cpus] read during create only */
+    uint32_t n_cpus;
+    uint32_t layer_groups; /* on_layers calls a step, at most one a layer */
+    uint32_t hash_vocab_size, hash_layer_count;
+    uint32_t hash_step_delay_us, hash_prefill_delay_us_per_token;
+    void (*on_progress)(void *arg, uint32_t permille); /* optional */
+    void *progress_arg;
+};
+
+struct runner_info {
+    uint32_t vocab_size, max_context_tokens;
+    uint32_t n_eos;
+    uint32_t eos[8];
+    struct hash128 model_hash;     /* identity of configuration and weights */
+    struct hash128 tokenizer_hash; /* of the bytes of tokenizer.json; zero without one */
+};
+
+struct runner;
+
+/* err: a sentence that names the file, field or tensor. ST_NOT_FOUND, ST_PARSE, ST_UNSUPPORTED,
+ * ST_INVALID, ST_TRUNCATED, ST_NO_MEMORY. */
+enum status runner_create(const struct runner_opts *opts, struct runner **out_runner, char *err,
+                          size_t err_bytes);
+void runner_destroy(struct runner *runner); /* NULL is fine */
+const struct kv_geometry *runner_geometry(const struct runner *runner);
+const struct runner_info *runner_info(const struct runner *runner);
+/* The KV blocks: block_count * geometry.block_bytes at base, owned by the caller. */
+enum status runner_set_pool(struct runner *runner, void *base, uint32_t block_count);
+/* Runs a plan to its end. on_layers is called on this thread whenever a layer group of all items
+ * has been written, if plan->report_layers. Fills *out (arrays live until the next step).
+ * ST_INVALID: the plan breaks a bound (block out of range, too many tokens); nothing was computed.
+ */
+enum status runner_step(struct runner *runner, const struct step_plan *plan,
+                        void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                          uint32_t layer_count),
+                        void *arg, struct step_result *out);
+
+/* A runner's own functions, behind the ones above. */
+struct runner_ops {
+    const char *name; /* "transformer", "hash" */
+    enum status (*create)(const struct runner_opts *opts, struct runner **out_runner, char *err,
+                          size_t err_bytes);
+    void (*destroy)(struct runner *runner);
+    enum status (*step)(struct runner *runner, const struct step_plan *plan,
+                        void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                          uint32_t layer_count),
+                        void *arg, struct step_result *out);
+};
+
+/* Head of every runner. */
+struct runner {
+    const struct runner_ops *ops;
+    struct kv_geometry geometry;
+    struct runner_info info;
+    uint8_t *pool;
+    uint32_t block_count;
+};
+
+extern const struct runner_ops runner_transformer_ops, runner_hash_ops;
+
+#endif
