@@ -51,6 +51,7 @@ enum status api_fields_parse(enum api_endpoint endpoint, const char *body, size_
                              struct arena *arena, struct api_fields *out_fields,
                              struct api_error *out_error);
 void api_fields_default(struct api_fields *out_fields);
+const char *api_field_name(enum api_field field);
 
 /* Errors about a field, all returning what to return. `expect` is the field's, from the table. */
 enum status api_refuse_type(enum api_field field, struct json_span got, struct api_error *err);
@@ -83,26 +84,30 @@ size_t api_count_values(struct json_span value);
 uint32_t api_prompt_tokens_max(const struct api_context *ctx);
 uint32_t api_vocab_size(const struct api_context *ctx);
 
-/* Prompts of a request, gathered in one token_buf. */
+/* Prompts of a request: their ids one behind the other in one list. */
 struct api_prompts {
-    struct token_buf *tokens;
-    struct arena *arena;
-    struct api_prompt *items; /* in the arena; tokens are set by api_prompts_seal */
-    uint32_t n, n_max;
-    uint32_t tokens_max; /* of each */
+    struct token_buf ids;
+    uint32_t *lengths; /* [n] */
+    uint32_t n, cap;
 };
 
-/* Reads "prompt" in its four forms. Errors: err is filled. */
+void api_prompts_init(struct api_prompts *prompts);
+void api_prompts_deinit(struct api_prompts *prompts);
+/* Each of these appends prompts, none longer than ids_max nor empty. Errors: err is filled. */
+/* "prompt" in its four forms. */
 enum status api_prompt_parse(const struct api_context *ctx, struct json_span value, bool add_bos,
-                             struct api_prompts *prompts, struct api_error *err);
-/* Appends a list of ids below the vocabulary's size. */
+                             uint32_t ids_max, struct api_prompts *prompts, struct api_error *err);
+/* "messages", rendered by the chat template. */
+enum status api_chat_parse(const struct api_context *ctx, const struct api_fields *fields,
+                           uint32_t ids_max, struct api_prompts *prompts, struct api_error *err);
+/* Before and after the ids of one prompt are appended; `st` is what became of it. */
+void api_prompts_begin(struct api_prompts *prompts, uint32_t ids_max);
+enum status api_prompts_end(const struct api_context *ctx, enum api_field field, enum status st,
+                            struct api_prompts *prompts, struct api_error *err);
+/* Appends a list of ids below the vocabulary's size. ST_TOO_LARGE and ST_NO_MEMORY are left to the
+ * caller; else err is filled. */
 enum status api_token_list_parse(const struct api_context *ctx, enum api_field field,
                                  struct json_span value, struct token_buf *out,
                                  struct api_error *err);
-/* Renders and encodes "messages" as the only prompt. */
-enum status api_chat_encode(const struct api_context *ctx, const struct api_fields *fields,
-                            struct token_buf *out, struct api_error *err);
-/* The ids have stopped moving. */
-void api_prompts_seal(struct api_prompts *prompts);
 
 #endif

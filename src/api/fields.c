@@ -64,6 +64,11 @@ static const struct row rows[API_FIELD_COUNT] = {
 #include "api/fields.def"
 };
 
+const char *api_field_name(enum api_field field)
+{
+    return rows[field].name;
+}
+
 /* --- errors --- */
 
 const char *api_type_name(struct json_span value)

@@ -423,7 +423,7 @@ enum status split_regex_compile(const uint8_t *pattern, size_t bytes, bool liter
             PCRE2_UCHAR message[128] = {0};
             pcre2_get_error_message(error, message, sizeof(message));
             snprintf(why, why_bytes, "%s", (const char *)message);
-            st = ST_UNSUPPORTED;
+            st = error == PCRE2_ERROR_HEAP_FAILED ? ST_NO_MEMORY : ST_UNSUPPORTED;
         } else {
             pcre2_jit_compile(*out_code, PCRE2_JIT_COMPLETE); /* refused: the interpreter runs */
         }

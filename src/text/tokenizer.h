@@ -6,12 +6,17 @@
  * number of threads at once. Token ids are dense enough to index arrays (vocab_size <= 2^20); ids
  * without a token may exist in between.
  *
+ * Split patterns run on PCRE2 10.42, Unicode 14: letters assigned later are cut as unassigned code
+ * points.
+ *
  * Differences from the reference implementation, all on purpose:
  *  - Bytes that are not UTF-8 are replaced by U+FFFD before anything else, one for each maximal
  *    ill-formed part (Unicode 15, section 3.9; what Python calls errors="replace").
  *  - The model never yields the id of a special token: not by a merge, not by a whole-word match.
- * Such ids come only from TOK_ALLOW_SPECIAL and TOK_ADD_BOS. (A vocabulary entry of one single byte
- *    stays ordinary text even where the file calls it special: that byte has no other spelling.)
+ *    Such ids come only from TOK_ALLOW_SPECIAL and TOK_ADD_BOS. (A vocabulary entry of one single
+ *    byte stays ordinary text even where the file calls it special: it has no other spelling.)
+ *  - NFC is that of the Unicode version of utf8proc (15). The reference has older tables (9): it
+ *    leaves about a hundred combining marks assigned since in the order they were written.
  *  - Truncation and padding sections are ignored: the server has its own limits.
  *
  * Source: byte pair encoding, Sennrich et al. 2016, arXiv:1508.07909. */
@@ -60,8 +65,8 @@ enum status tokenizer_load_memory(const char *json, size_t bytes, struct tokeniz
                                   char *err, size_t err_bytes);
 /* The tokenizer of the hash runner: id n is written as "n ". In text, a run of digits between
  * blanks that names an id is that id; every byte b of any other run is id b mod vocab_size; blanks
- * (space, tab, CR, LF) separate and are dropped. NULL: no memory, or vocab_size not in [1, 2^20].
- */
+ * (space, tab, CR, LF) separate and are dropped. NULL: no memory, or vocab_size not in [1,
+ * 2^20]. */
 struct tokenizer *tokenizer_create_ids(uint32_t vocab_size);
 void tokenizer_free(struct tokenizer *tokenizer); /* NULL is fine */
 

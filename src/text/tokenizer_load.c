@@ -199,82 +199,89 @@ static enum status merge_list_add(struct merge_list *list, struct merge merge)
     return ST_OK;
 }
 
-/* Reads the two sides of one merge, "a b" or ["a", "b"], as raw bytes into `raw`, one after the
- * other. *out_split is where the second begins. A side outside the byte alphabet makes *out_usable
- * false: no text can ever lead to it. */
-static enum status merge_sides(struct json_scan *scan, struct buf *raw, size_t *out_split,
-                               bool *out_usable, bool *out_comment)
+static enum status merge_fail(struct json_scan *scan, const char *message)
 {
-    struct json_span side[2];
-    size_t n = 0, got;
-    bool more, is_pair = json_scan_peek(scan) == '[';
-    enum status st = ST_OK;
-    raw->len = 0;
-    *out_usable = true;
-    *out_comment = false;
-    if (is_pair)
-        scan->at++;
-    for (int i = 0; i < 2; i++) {
-        if (is_pair) {
-            st = json_scan_next(scan, ']', &n, &more);
-            if (st == ST_OK && !more) {
-                scan->message = "expected two strings";
-                st = ST_PARSE;
-            }
-            if (st == ST_OK)
-                st = json_scan_string(scan, &side[i]);
-        } else if (i == 0) {
-            st = json_scan_string(scan, &side[0]);
-            const uint8_t *space = st == ST_OK ? memchr(side[0].data, ' ', side[0].bytes) : NULL;
-            *out_comment =
-                st == ST_OK && side[0].bytes >= 8 && memcmp(side[0].data, "#version", 8) == 0;
-            if (*out_comment)
-                return ST_OK;
-            if (st == ST_OK && space == NULL) {
-                scan->message = "expected two parts with a space between them";
-                st = ST_PARSE;
-            }
-            if (st == ST_OK) {
-                side[1].data = space + 1;
-                side[1].bytes = side[0].bytes - (size_t)(space - side[0].data) - 1;
-                side[0].bytes = (size_t)(space - side[0].data);
-            }
-        }
+    scan->message = message;
+    return ST_PARSE;
+}
+
+/* One merge as it is read. */
+struct merge_text {
+    struct buf raw; /* bytes of both sides, one after the other */
+    size_t split;   /* where the second begins */
+    bool usable; /* false: a comment, or a side outside the byte alphabet, which no text leads to */
+};
+
+static enum status merge_add_side(struct merge_text *merge, const uint8_t *text, size_t bytes)
+{
+    size_t got = 0;
+    enum status st = buf_reserve(&merge->raw, bytes + 1);
+    if (st != ST_OK)
+        return st;
+    merge->usable &= tok_alphabet_decode(text, bytes, merge->raw.data + merge->raw.len, &got);
+    merge->raw.len += got;
+    return ST_OK;
+}
+
+/* "a b" */
+static enum status merge_read_string(struct json_scan *scan, struct merge_text *merge)
+{
+    static const char comment[] = "#version";
+    struct json_span text;
+    enum status st = json_scan_string(scan, &text);
+    if (st != ST_OK)
+        return st;
+    if (text.bytes >= sizeof(comment) - 1 && memcmp(text.data, comment, sizeof(comment) - 1) == 0) {
+        merge->usable = false;
+        return ST_OK;
+    }
+    const uint8_t *space = memchr(text.data, ' ', text.bytes);
+    if (space == NULL)
+        return merge_fail(scan, "expected two parts with a space between them");
+    size_t n_left = (size_t)(space - text.data);
+    st = merge_add_side(merge, text.data, n_left);
+    merge->split = merge->raw.len;
+    return st == ST_OK ? merge_add_side(merge, space + 1, text.bytes - n_left - 1) : st;
+}
+
+/* ["a", "b"] */
+static enum status merge_read_pair(struct json_scan *scan, struct merge_text *merge)
+{
+    size_t n = 0;
+    bool more;
+    enum status st = json_scan_expect(scan, '[');
+    while (st == ST_OK && (st = json_scan_next(scan, ']', &n, &more)) == ST_OK && more) {
+        struct json_span text;
+        if (n > 2)
+            return merge_fail(scan, "expected two strings");
+        st = json_scan_string(scan, &text);
         if (st == ST_OK)
-            st = buf_reserve(raw, side[i].bytes + 1);
-        if (st != ST_OK)
-            return st;
-        if (!tok_alphabet_decode(side[i].data, side[i].bytes, raw->data + raw->len, &got))
-            *out_usable = false;
-        else
-            raw->len += got;
-        if (i == 0)
-            *out_split = raw->len;
+            st = merge_add_side(merge, text.data, text.bytes);
+        if (n == 1)
+            merge->split = merge->raw.len;
     }
-    if (is_pair && (st = json_scan_next(scan, ']', &n, &more)) == ST_OK && more) {
-        scan->message = "expected two strings";
-        st = ST_PARSE;
-    }
-    return st;
+    return st == ST_OK && n != 2 ? merge_fail(scan, "expected two strings") : st;
 }
 
 static enum status load_merge_list(struct tok_loader *loader, struct json_scan *scan,
-                                   struct buf *raw, struct merge_list *list)
+                                   struct merge_text *text, struct merge_list *list)
 {
     const struct tok_vocab *vocab = &loader->tok->vocab;
     size_t n = 0;
     bool more;
     enum status st = json_scan_expect(scan, '[');
     while (st == ST_OK && (st = json_scan_next(scan, ']', &n, &more)) == ST_OK && more) {
-        size_t split = 0;
-        bool usable, comment;
-        st = merge_sides(scan, raw, &split, &usable, &comment);
-        if (st != ST_OK || comment || !usable)
+        text->raw.len = text->split = 0;
+        text->usable = true;
+        st = json_scan_peek(scan) == '[' ? merge_read_pair(scan, text)
+                                         : merge_read_string(scan, text);
+        if (st != ST_OK || !text->usable)
             continue;
+        const uint8_t *raw = text->raw.data;
         struct merge merge = {
-            .left = tok_vocab_find(vocab, raw->data, split, false),
-            .right = tok_vocab_find(vocab, raw->data + split, raw->len - split, false),
-            .id = tok_vocab_find(vocab, raw->data, raw->len, false),
+            .left = tok_vocab_find(vocab, raw, text->split, false),
+            .right = tok_vocab_find(vocab, raw + text->split, text->raw.len - text->split, false),
+            .id = tok_vocab_find(vocab, raw, text->raw.len, false),
         };
         if (merge.left == TOK_ID_NONE || merge.right == TOK_ID_NONE || merge.id == TOK_ID_NONE)
             return tok_load_fail(
@@ -289,12 +296,12 @@ static enum status load_merges(struct tok_loader *loader, const struct tok_secti
 {
     struct tokenizer *tok = loader->tok;
     struct json_scan scan;
-    struct buf raw;
+    struct merge_text text = {0};
     struct merge_list list = {0};
     json_scan_init(&scan, loader->json, section->end);
     scan.at = section->begin;
-    buf_init(&raw, TOK_FILE_BYTES_MAX);
-    enum status st = load_merge_list(loader, &scan, &raw, &list);
+    buf_init(&text.raw, TOK_FILE_BYTES_MAX);
+    enum status st = load_merge_list(loader, &scan, &text, &list);
     if (st == ST_OK)
         st = bpe_init(&tok->bpe, list.n);
     for (uint32_t i = 0; st == ST_OK && i < list.n; i++) {
@@ -304,7 +311,7 @@ static enum status load_merges(struct tok_loader *loader, const struct tok_secti
             bpe_merge_put(&tok->bpe, merge->left, merge->right, i, merge->id);
     }
     free(list.items);
-    buf_deinit(&raw);
+    buf_deinit(&text.raw);
     json_scan_deinit(&scan);
     return st;
 }

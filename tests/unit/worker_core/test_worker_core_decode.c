@@ -42,12 +42,12 @@ static void test_peer_is_connected_once_and_only_with_our_layout(void **state)
     setup(&kit, 16);
     struct wire_msg msg = {
         .type = WIRE_PEER,
-        .u.peer = {.instance = P2,
-                   .role = WIRE_ROLE_PREFILL,
-                   .pool = {.layout_hash = KIT_LAYOUT, .block_tokens = KIT_BT,
-                            .layer_count = KIT_LAYERS},
-                   .blob = (const uint8_t *)"abc",
-                   .blob_bytes = 3}};
+        .u.peer = {
+            .instance = P2,
+            .role = WIRE_ROLE_PREFILL,
+            .pool = {.layout_hash = KIT_LAYOUT, .block_tokens = KIT_BT, .layer_count = KIT_LAYERS},
+            .blob = (const uint8_t *)"abc",
+            .blob_bytes = 3}};
     kit_message(&kit, 0, &msg);
     kit_message(&kit, 0, &msg);
     assert_int_equal(kit_count(&kit, ACT_CONNECT, 0), 1);
@@ -314,8 +314,7 @@ static void test_records_end_a_quarantined_loan_that_they_name(void **state)
     for (uint32_t i = 0; i < 2; i++) {
         struct wire_job job = kit_job(&kit, 1 + i, 1, 10, 3);
         const struct wire_msg *reserved = lend(&kit, &job);
-        struct wire_msg record =
-            i == 0 ? kit_complete(&job, reserved, 50) : kit_aborted(reserved);
+        struct wire_msg record = i == 0 ? kit_complete(&job, reserved, 50) : kit_aborted(reserved);
         kit_cancel(&kit, 1 + i, 1, 0);
         kit_forget(&kit);
         kit_record(&kit, P1, &record);
