@@ -13,6 +13,7 @@
 #include "text/json_scan.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 enum {
     API_DEPTH_MAX = 32,
@@ -80,6 +81,9 @@ static inline bool api_span_is(struct json_span span, const char *text)
 /* Upper bound of the number of values in validated JSON. */
 size_t api_count_values(struct json_span value);
 
+/* ST_NOT_FOUND: the request names another model than the one served. */
+enum status api_check_model(const struct api_context *ctx, const struct api_fields *fields,
+                            struct api_error *err);
 /* Longest prompt in tokens: one token of the context is the answer's. */
 uint32_t api_prompt_tokens_max(const struct api_context *ctx);
 uint32_t api_vocab_size(const struct api_context *ctx);
@@ -87,6 +91,7 @@ uint32_t api_vocab_size(const struct api_context *ctx);
 /* Prompts of a request: their ids one behind the other in one list. */
 struct api_prompts {
     struct token_buf ids;
+    size_t begin;      /* of the prompt being appended */
     uint32_t *lengths; /* [n] */
     uint32_t n, cap;
 };

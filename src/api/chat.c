@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/time.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -11,11 +11,11 @@
 
 struct api_error {
     int http_code;
-    const char *code;         /* "invalid_value", "model_not_found", a status label, ...; static */
-    const char *type;         /* follows from http_code; static */
-    uint32_t retry_after_s;   /* 0: no Retry-After */
-    char param[64];           /* field at fault, "messages[3].role"; "" when there is none */
-    char message[256];        /* valid UTF-8 */
+    const char *code;       /* "invalid_value", "model_not_found", a status label, ...; static */
+    const char *type;       /* follows from http_code; static */
+    uint32_t retry_after_s; /* 0: no Retry-After */
+    char param[64];         /* field at fault, "messages[3].role"; "" when there is none */
+    char message[256];      /* valid UTF-8 */
 };
 
 /* Fills out_error for a status the daemon decided: the sentence, HTTP code and label of status.def,

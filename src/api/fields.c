@@ -117,8 +117,8 @@ static enum status refuse_number(enum api_field field, struct json_span got, str
 
 enum status api_refuse_missing(enum api_field field, struct api_error *err)
 {
-    api_error_set(err, 400, "missing_required_parameter", rows[field].name,
-                  "%s is required: %s", rows[field].name, rows[field].expect);
+    api_error_set(err, 400, "missing_required_parameter", rows[field].name, "%s is required: %s",
+                  rows[field].name, rows[field].expect);
     return ST_INVALID;
 }
 

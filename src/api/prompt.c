@@ -33,7 +33,8 @@ void api_prompts_deinit(struct api_prompts *prompts)
 
 void api_prompts_begin(struct api_prompts *prompts, uint32_t ids_max)
 {
-    prompts->ids.max = prompts->ids.len + ids_max;
+    prompts->begin = prompts->ids.len;
+    prompts->ids.max = prompts->begin + ids_max;
 }
 
 static enum status length_append(struct api_prompts *prompts, uint32_t length)
@@ -53,17 +54,14 @@ static enum status length_append(struct api_prompts *prompts, uint32_t length)
 enum status api_prompts_end(const struct api_context *ctx, enum api_field field, enum status st,
                             struct api_prompts *prompts, struct api_error *err)
 {
-    size_t used = 0;
     if (st != ST_OK)
         return api_refuse_encode(field, st, ctx, err);
-    for (uint32_t i = 0; i < prompts->n; i++)
-        used += prompts->lengths[i];
-    if (prompts->ids.len == used) {
+    if (prompts->ids.len == prompts->begin) {
         api_error_set(err, 400, "invalid_value", api_field_name(field), "%s must not be empty",
                       api_field_name(field));
         return ST_INVALID;
     }
-    st = length_append(prompts, (uint32_t)(prompts->ids.len - used));
+    st = length_append(prompts, (uint32_t)(prompts->ids.len - prompts->begin));
     return st == ST_OK ? st : api_refuse_status(st, err);
 }
 

@@ -240,8 +240,8 @@ void api_defaults_init(struct api_defaults *out_defaults)
 
 /* --- the whole --- */
 
-static enum status check_model(const struct api_context *ctx, const struct api_fields *f,
-                               struct api_error *err)
+enum status api_check_model(const struct api_context *ctx, const struct api_fields *f,
+                            struct api_error *err)
 {
     if (!f->has[API_FIELD_model] || strcmp(f->model, ctx->model) == 0)
         return ST_OK;
@@ -291,7 +291,7 @@ static enum status request_fill(const struct api_context *ctx, const char *body,
     struct api_prompts prompts;
     enum status st = api_fields_parse(req->endpoint, body, bytes, &req->arena, &f, err);
     if (st == ST_OK)
-        st = check_model(ctx, &f, err);
+        st = api_check_model(ctx, &f, err);
     if (st == ST_OK)
         st = read_choices(ctx, &f, req, err);
     if (st == ST_OK)

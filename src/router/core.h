@@ -5,26 +5,27 @@
  *
  * A choice goes  QUEUED -> RESERVING (D) -> PREFILLING (P, or D itself) -> DECODING (D) -> DONE.
  * Rules:
- *  - A worker's message counts only when it names the current attempt, and TOKENS only at exactly the
- *    next position (a prefix already committed is skipped, a gap is dropped); so late, repeated and
- *    reordered messages cannot change a stream.
- *  - n choices: choice 0 goes first; the others start when it has its first token (or has failed) and
- *    prefer the same decode worker, whose prefix cache then holds the prompt.
- *  - A leg that fails, whose worker is lost or whose deadline passes ends the attempt: CANCEL to both
- *    legs, attempt + 1, prompt + committed tokens again, elsewhere if possible. After attempts_max
- *    attempts the request fails with the last status. Worker deaths count against the request: after
- *    two it is ST_POISON. Refusals for want of room (FULL, NO_BLOCKS, DRAINING) cost no attempt
- *    against the budget; they wait for room until the request's deadline.
- *  - CANCEL is repeated every cancel_retry_ns until CANCELLED is read or the worker is gone. When the
- *    prefill leg is known to write no more (CANCELLED, FAILED with writer_done, PREFILL never sent, or
- *    the worker is gone and fenced by the decode worker), the decode leg gets WRITER_DONE. Cancelled
- *    attempts are remembered until both legs have acknowledged (bounded; worker loss clears them).
- *  - PEER goes to every prefill/decode pair whose layout, model and protocol agree, before any PREFILL
- *    that names it; PEER_GONE goes to all others when a worker is lost.
+ *  - A worker's message counts only when it names the current attempt, and TOKENS only at exactly
+ * the next position (a prefix already committed is skipped, a gap is dropped); so late, repeated
+ * and reordered messages cannot change a stream.
+ *  - n choices: choice 0 goes first; the others start when it has its first token (or has failed)
+ * and prefer the same decode worker, whose prefix cache then holds the prompt.
+ *  - A leg that fails, whose worker is lost or whose deadline passes ends the attempt: CANCEL to
+ * both legs, attempt + 1, prompt + committed tokens again, elsewhere if possible. After
+ * attempts_max attempts the request fails with the last status. Worker deaths count against the
+ * request: after two it is ST_POISON. Refusals for want of room (FULL, NO_BLOCKS, DRAINING) cost no
+ * attempt against the budget; they wait for room until the request's deadline.
+ *  - CANCEL is repeated every cancel_retry_ns until CANCELLED is read or the worker is gone. When
+ * the prefill leg is known to write no more (CANCELLED, FAILED with writer_done, PREFILL never
+ * sent, or the worker is gone and fenced by the decode worker), the decode leg gets WRITER_DONE.
+ * Cancelled attempts are remembered until both legs have acknowledged (bounded; worker loss clears
+ * them).
+ *  - PEER goes to every prefill/decode pair whose layout, model and protocol agree, before any
+ * PREFILL that names it; PEER_GONE goes to all others when a worker is lost.
  *  - No prefill worker, or a short uncached suffix, or a prefill queue that would be slower: local
  *    prefill on the decode worker (RESERVE local). Unified workers always run local.
- *  - Admission: at most queue_max requests; a request that fits no worker's context or pool is refused
- *    at once; while draining all are.
+ *  - Admission: at most queue_max requests; a request that fits no worker's context or pool is
+ * refused at once; while draining all are.
  *  - Every request is reachable from a timer: its own deadline, and one deadline per state. */
 #ifndef ROUTER_CORE_H
 #define ROUTER_CORE_H
@@ -37,42 +38,43 @@
 struct router_core;
 
 struct router_core_opts {
-    uint64_t instance;            /* this router's, in HELLO and records */
-    uint32_t requests_max;        /* admitted at once */
-    uint32_t choices_max;         /* over all requests */
-    uint32_t tokens_max;          /* prompt + output tokens held at once, over all choices */
-    uint32_t attempts_max;        /* per choice */
-    uint32_t local_prefill_max_tokens; /* uncached suffix up to here is prefilled on the decode worker */
+    uint64_t instance;     /* this router's, in HELLO and records */
+    uint32_t requests_max; /* admitted at once */
+    uint32_t choices_max;  /* over all requests */
+    uint32_t tokens_max;   /* prompt + output tokens held at once, over all choices */
+    uint32_t attempts_max; /* per choice */
+    uint32_t
+        local_prefill_max_tokens; /* uncached suffix up to here is prefilled on the decode worker */
     uint32_t prefix_routing;      /* 1: route by the prefix index */
     uint32_t prefix_index_max;    /* keys kept, over all workers */
     uint32_t worker_inflight_max; /* choices at one worker at once; 0: what its HELLO says */
     uint8_t cache_secret[32];     /* to compute prefix keys; the workers' */
     uint64_t heartbeat_timeout_ns; /* without STATS this long a worker is lost */
-    uint64_t reserve_timeout_ns;  /* RESERVE -> RESERVED, beyond waiting in the worker's queue */
-    uint64_t prefill_timeout_ns;  /* base; grows with the tokens to compute */
+    uint64_t reserve_timeout_ns;   /* RESERVE -> RESERVED, beyond waiting in the worker's queue */
+    uint64_t prefill_timeout_ns;   /* base; grows with the tokens to compute */
     uint64_t prefill_ns_per_token;
-    uint64_t decode_timeout_ns;   /* between TOKENS of one choice */
+    uint64_t decode_timeout_ns; /* between TOKENS of one choice */
     uint64_t cancel_retry_ns;
-    uint64_t seed;                /* tie-breaking */
+    uint64_t seed; /* tie-breaking */
 };
 
 struct router_request {
-    const uint32_t *tokens; /* [n_tokens] prompt, copied */
-    uint32_t n_tokens;      /* >= 1 */
-    uint32_t n_choices;     /* 1 .. ROUTER_CHOICES_MAX */
+    const uint32_t *tokens;        /* [n_tokens] prompt, copied */
+    uint32_t n_tokens;             /* >= 1 */
+    uint32_t n_choices;            /* 1 .. ROUTER_CHOICES_MAX */
     struct wire_sampling sampling; /* choice c draws with the same seed and its own counter */
     uint8_t salt[16];
-    uint64_t deadline_ns;   /* absolute; then ST_TIMEOUT */
-    uint64_t tag;           /* the caller's, given back in actions */
+    uint64_t deadline_ns; /* absolute; then ST_TIMEOUT */
+    uint64_t tag;         /* the caller's, given back in actions */
 };
 
 enum router_action_kind {
     ROUTER_SEND,   /* msg to worker */
     ROUTER_TOKENS, /* tokens committed to a choice; finish tells whether they are its last */
-    ROUTER_DONE,   /* every choice ended; the request is forgotten, its id is invalid from here on */
-    ROUTER_FAIL,   /* the request ended with status; forgotten likewise */
-    ROUTER_DROP,   /* worker is lost for the core (no heartbeat, protocol breach): close its connection.
-                      worker_down was already applied; do not call it for this slot */
+    ROUTER_DONE, /* every choice ended; the request is forgotten, its id is invalid from here on */
+    ROUTER_FAIL, /* the request ended with status; forgotten likewise */
+    ROUTER_DROP, /* worker is lost for the core (no heartbeat, protocol breach): close its
+                    connection. worker_down was already applied; do not call it for this slot */
 };
 
 struct router_action {
@@ -81,37 +83,39 @@ struct router_action {
     const struct wire_msg *msg; /* SEND */
     uint64_t request, tag;      /* TOKENS, DONE, FAIL */
     uint32_t choice, position, n_tokens;
-    const uint32_t *tokens;     /* [n_tokens] */
-    uint32_t finish;            /* enum wire_finish */
-    uint32_t cached_tokens;     /* TOKENS, DONE: prompt tokens found in a cache (choice 0) */
-    uint32_t remote_prefill;    /* TOKENS: 1 when a prefill worker computed the prompt */
-    enum status status;         /* FAIL, DROP */
+    const uint32_t *tokens;  /* [n_tokens] */
+    uint32_t finish;         /* enum wire_finish */
+    uint32_t cached_tokens;  /* TOKENS, DONE: prompt tokens found in a cache (choice 0) */
+    uint32_t remote_prefill; /* TOKENS: 1 when a prefill worker computed the prompt */
+    enum status status;      /* FAIL, DROP */
 };
 
 enum status router_core_create(const struct router_core_opts *opts, struct router_core **out_core);
 void router_core_destroy(struct router_core *core);
 
 /* Admits or refuses. Errors: ST_FULL (429), ST_UNAVAILABLE (no worker that could run it, 503),
- * ST_PROMPT_TOO_LONG, ST_TOO_LARGE (never fits a pool), ST_DRAINING, ST_INVALID, ST_NO_MEMORY (token
- * store full; 503). max_new_tokens is cut to what the context leaves. */
-enum status router_core_submit(struct router_core *core, uint64_t now_ns, const struct router_request *req,
-                               uint64_t *out_request);
+ * ST_PROMPT_TOO_LONG, ST_TOO_LARGE (never fits a pool), ST_DRAINING, ST_INVALID, ST_NO_MEMORY
+ * (token store full; 503). max_new_tokens is cut to what the context leaves. */
+enum status router_core_submit(struct router_core *core, uint64_t now_ns,
+                               const struct router_request *req, uint64_t *out_request);
 /* The client is gone. No further action names the request. Unknown ids are ignored. */
 void router_core_cancel(struct router_core *core, uint64_t now_ns, uint64_t request);
-/* The caller found the end of a choice itself (stop string): it ends as done, its legs are cancelled. */
+/* The caller found the end of a choice itself (stop string): it ends as done, its legs are
+ * cancelled. */
 void router_core_stop(struct router_core *core, uint64_t now_ns, uint64_t request, uint32_t choice);
 
 /* A worker's HELLO was read. Refuses (ST_MISMATCH, ST_VERSION, ST_FULL, ST_EXISTS: same instance is
  * connected) or gives its slot. All workers of a router must agree on model and tokenizer hash: the
  * first one decides. */
-enum status router_core_worker_up(struct router_core *core, uint64_t now_ns, const struct wire_hello *hello,
-                                  uint32_t *out_worker);
+enum status router_core_worker_up(struct router_core *core, uint64_t now_ns,
+                                  const struct wire_hello *hello, uint32_t *out_worker);
 /* Its connection is gone. */
 void router_core_worker_down(struct router_core *core, uint64_t now_ns, uint32_t worker);
 /* RESERVED, PREFILLED, TOKENS, FAILED, CANCELLED, STATS, CACHE, LEAVING from that worker. */
-void router_core_message(struct router_core *core, uint64_t now_ns, uint32_t worker, const struct wire_msg *msg);
+void router_core_message(struct router_core *core, uint64_t now_ns, uint32_t worker,
+                         const struct wire_msg *msg);
 
-void router_core_drain(struct router_core *core); /* refuse new work from here on */
+void router_core_drain(struct router_core *core);         /* refuse new work from here on */
 bool router_core_is_idle(const struct router_core *core); /* no request; cancels may be pending */
 void router_core_tick(struct router_core *core, uint64_t now_ns);
 uint64_t router_core_deadline(const struct router_core *core); /* UINT64_MAX: never */

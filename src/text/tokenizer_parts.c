@@ -21,11 +21,18 @@ static enum status malformed(struct tok_loader *l, const char *path, const char 
     return tok_load_fail(l, ST_PARSE, "%s: %s", path, what);
 }
 
+/* Member `name` of an object as a string; NULL when it is something else or missing. */
+static const char *string_of(const cJSON *object, const char *name)
+{
+    const cJSON *value = cJSON_IsObject(object) ? json_get(object, name) : NULL;
+    return value != NULL && cJSON_IsString(value) ? value->valuestring : NULL;
+}
+
 /* Value of "type", or "" when there is none. */
 static const char *type_of(const cJSON *object)
 {
-    const cJSON *type = cJSON_IsObject(object) ? json_get(object, "type") : NULL;
-    return cJSON_IsString(type) ? type->valuestring : "";
+    const char *type = string_of(object, "type");
+    return type != NULL ? type : "";
 }
 
 static enum status read_bool(struct tok_loader *l, const cJSON *object, const char *name,
@@ -155,8 +162,8 @@ static enum status added_read(struct tok_loader *l, const cJSON *item, const cha
     struct added_token token = {0};
     bool normalized;
     int64_t id;
-    const cJSON *content = cJSON_IsObject(item) ? json_get(item, "content") : NULL;
-    if (!cJSON_IsString(content))
+    const char *content = string_of(item, "content");
+    if (content == NULL)
         return tok_load_fail(l, ST_PARSE, "%s.content: expected a string", path);
     if (!json_as_i64(json_get(item, "id"), 0, TOK_VOCAB_MAX - 1, &id))
         return tok_load_fail(l, ST_PARSE, "%s.id: expected a whole number below %d", path,
@@ -171,15 +178,15 @@ static enum status added_read(struct tok_loader *l, const cJSON *item, const cha
         st = read_bool(l, item, "single_word", false, path, &token.single_word);
     if (st == ST_OK)
         st = read_bool(l, item, "normalized", !token.special, path, &normalized);
-    size_t n = strlen(content->valuestring);
+    size_t n = strlen(content);
     if (st != ST_OK || n == 0)
         return st; /* an empty token never matches */
     if (n > CONTENT_BYTES_MAX)
         return tok_load_fail(l, ST_PARSE, "%s.content: over %d bytes", path, CONTENT_BYTES_MAX);
-    st = added_register(l, path, content->valuestring, n, token.id, token.special);
+    st = added_register(l, path, content, n, token.id, token.special);
     if (st != ST_OK)
         return st;
-    st = added_content(l, content->valuestring, n, normalized && l->tok->nfc != NULL, &token);
+    st = added_content(l, content, n, normalized && l->tok->nfc != NULL, &token);
     if (st != ST_OK)
         return tok_load_fail(l, st, "%s: %s", path, status_text(st));
     if (normalized)
@@ -274,9 +281,9 @@ static enum status read_behavior(struct tok_loader *l, const cJSON *step, const 
 {
     static const char *const names[] = {"Isolated", "Removed", "Contiguous", "MergedWithPrevious",
                                         "MergedWithNext"};
-    const cJSON *value = json_get(step, "behavior");
-    for (size_t i = 0; cJSON_IsString(value) && i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(value->valuestring, names[i]) == 0) {
+    const char *value = string_of(step, "behavior");
+    for (size_t i = 0; value != NULL && i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(value, names[i]) == 0) {
             *out = (enum pretok_behavior)i;
             return ST_OK;
         }
@@ -288,17 +295,17 @@ static enum status on_split(struct tok_loader *l, const cJSON *step, const char 
 {
     struct pretok_stage stage = {.kind = PRETOK_SPLIT};
     const cJSON *pattern = json_get(step, "pattern");
-    const cJSON *regex = cJSON_IsObject(pattern) ? json_get(pattern, "Regex") : NULL;
-    const cJSON *string = cJSON_IsObject(pattern) ? json_get(pattern, "String") : NULL;
+    const char *regex = string_of(pattern, "Regex");
+    const char *string = string_of(pattern, "String");
     enum status st = read_behavior(l, step, path, &stage.behavior);
     if (st == ST_OK)
         st = read_bool(l, step, "invert", false, path, &stage.invert);
     if (st != ST_OK)
         return st;
-    if (cJSON_IsString(regex) == cJSON_IsString(string))
+    if ((regex == NULL) == (string == NULL))
         return tok_load_fail(l, ST_PARSE, "%s.pattern: expected {\"Regex\"} or {\"String\"}", path);
-    return cJSON_IsString(regex) ? add_stage(l, path, stage, regex->valuestring, false)
-                                 : add_stage(l, path, stage, string->valuestring, true);
+    return regex != NULL ? add_stage(l, path, stage, regex, false)
+                         : add_stage(l, path, stage, string, true);
 }
 
 static enum status on_byte_level(struct tok_loader *l, const cJSON *step, const char *path)
@@ -392,11 +399,10 @@ static enum status template_read(struct tok_loader *l, const cJSON *step, const 
             seen = true;
             continue;
         }
-        const cJSON *name = cJSON_IsObject(special) ? json_get(special, "id") : NULL;
-        if (!cJSON_IsString(name))
+        const char *name = string_of(special, "id");
+        if (name == NULL)
             return tok_load_fail(l, ST_PARSE, "%s.single: expected SpecialToken or Sequence", path);
-        const cJSON *entry =
-            cJSON_IsObject(specials) ? json_get(specials, name->valuestring) : NULL;
+        const cJSON *entry = cJSON_IsObject(specials) ? json_get(specials, name) : NULL;
         enum status st = template_add(l, cJSON_IsObject(entry) ? json_get(entry, "ids") : NULL,
                                       path, seen ? behind : before);
         if (st != ST_OK)

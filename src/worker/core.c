@@ -206,6 +206,8 @@ void worker_core_conn_down(struct worker_core *core, uint64_t now_ns, uint32_t c
     uint64_t router = core->conns[conn].router;
     core->conns[conn].up = 0;
     core->conn_closing = 1;
+    for (uint32_t i = 0; i < CORE_PEERS; i++)
+        core->peers[i].conns &= ~(1ull << conn);
     for (uint32_t i = 0; i < core->n_slots; i++) {
         struct seq *s = &core->seqs[i];
         if (s->state < SEQ_WAITING || s->conn != conn)
@@ -230,7 +232,7 @@ void worker_core_message(struct worker_core *core, uint64_t now_ns, uint32_t con
     }
     switch (msg->type) {
     case WIRE_PEER:
-        core_on_peer(core, &msg->u.peer);
+        core_on_peer(core, conn, &msg->u.peer);
         break;
     case WIRE_PEER_GONE: {
         uint32_t peer = peer_find(core, msg->u.peer_gone.instance);

@@ -7,15 +7,17 @@
  *             RESERVE(local) -> prefills here, then the same
  *   unified   RESERVE(local) only
  *   prefill   PREFILL -> chunks, pushing each layer group as it is computed -> COMPLETE record to
- * the decode worker, PREFILLED to the router Rules:
+ *             the decode worker, PREFILLED to the router
+ *
+ * Rules:
  *  - Reservations wait in a bounded FIFO until blocks are there; FULL answers FAILED(ST_FULL).
  *  - A step never mixes two items of one sequence. Decoding sequences go first, then prompt chunks
- * up to max_batch_tokens; a chunk ends at a block border unless it ends the prompt.
+ *    up to max_batch_tokens; a chunk ends at a block border unless it ends the prompt.
  *  - Blocks of a sequence that ends while a step using them is under way come back after the step.
  *  - Prefill source blocks stay owned until every push that reads them is done.
  *  - When a decoding sequence needs a block and there is none, the youngest running sequence is
  *    preempted: blocks released, back to the head of the waiting queue, to be prefilled locally
- * from its token log. The oldest always makes progress.
+ *    from its token log. The oldest always makes progress.
  *  - Cancel in any state; loaned blocks go to quarantine unless WRITER_DONE. A repeated cancel is
  *    acknowledged again.
  *  - COMPLETE is believed only when kv_pool_loan_check, layout hash, count and chain hash agree;
@@ -23,15 +25,20 @@
  *  - A router's connection down: its sequences end at once; loans go to quarantine until each known
  *    peer has sent ROUTER_DONE for that router instance or is fenced. A prefill worker that lost a
  *    router sends ROUTER_DONE to all its peers once its pushes for it are done.
- *  - A peer error or PEER_GONE: ask the transport to fence it (ACT_FENCE); on_fenced ends its
- * loans. What the caller owes:
+ *  - A peer error or PEER_GONE: ask the transport to fence it (ACT_FENCE); on_fenced ends the
+ *    cancelled loans that nobody else can be writing. A live sequence that nobody can complete any
+ *    more is FAILED(ST_PEER_LOST), its blocks held until its router cancels.
+ *
+ * What the caller owes:
  *  - After each event it takes all actions (next_action until false). The queue holds what one
- * event can cause; actions lost to a full queue break worker_core_check.
+ *    event can cause; actions lost to a full queue break worker_core_check.
  *  - Each ACT_PUSH gets exactly one push_done, at the latest before the peer's on_fenced (a later
- * one is ignored). Records to one peer are delivered in order; one for a fenced peer may be
- * dropped.
- *  - A decode worker hears PEER of a prefill worker before that one may write into its pool:
- * RESERVE does not name the writer, so each prefill worker known is taken for a possible one. */
+ *    one is ignored). Records to one peer keep their order; to a fenced one they may be dropped.
+ *  - A prefill worker can write into a decode worker's pool only after the decode worker's core
+ *    gave ACT_CONNECT for it, and after a fence only after the next one. RESERVE does not name the
+ *    writer, so each prefill worker known from PEER is taken for a possible one.
+ *  - A router sends PEER to a prefill worker on its own connection, also after each fence, before
+ *    the first PREFILL for that destination. */
 #ifndef WORKER_CORE_H
 #define WORKER_CORE_H
 

@@ -49,8 +49,10 @@ struct peer_set {
 
 /* Who may be writing into the blocks of one loan. */
 struct loan_writers {
-    struct peer_set alive; /* prefill workers known since the loan began and not fenced */
+    struct peer_set alive; /* prefill workers known since the loan began and not fenced since */
+    struct peer_set back;  /* of these: being fenced, and announced anew while the loan lived */
     struct peer_set done;  /* of these: sent ROUTER_DONE for the loan's router */
+    uint32_t n_fenced;     /* how many left `alive` by fencing */
 };
 
 struct seq {
@@ -108,7 +110,8 @@ struct loan {
     uint64_t since_ns;
     uint32_t block_first; /* chain through core->chain */
     uint32_t n_blocks;
-    uint32_t orphaned; /* its router's connection died */
+    uint32_t orphaned;  /* its router's connection died */
+    uint32_t cancelled; /* by its router, which has told the writer too or is gone */
     uint32_t fence_asked;
     struct loan_writers writers;
 };
@@ -122,6 +125,7 @@ enum peer_state { PEER_FREE, PEER_UP, PEER_FENCING };
 struct peer {
     enum peer_state state;
     uint32_t come_back; /* PEER came while it was being fenced */
+    uint64_t conns;     /* bit c: the router on connection c announced it since the last fence */
     struct wire_peer info;
     uint8_t blob[WIRE_BLOB_BYTES_MAX];
 };
@@ -314,8 +318,10 @@ uint32_t seq_end_ids(const struct worker_core *core, const struct seq *s, uint32
 
 /* core_loan.c */
 void loan_writers_init(struct worker_core *core, struct loan_writers *writers);
-/* LOANED -> its blocks wait in quarantine under (router, id), its sequence is ready for seq_end. */
+/* LOANED -> its blocks wait in quarantine under (router, id); its sequence is ready for seq_end. */
 void seq_quarantine(struct worker_core *core, uint64_t now_ns, struct seq *s);
+/* Its router said CANCEL. True: the loan is over. */
+bool loan_cancel(struct worker_core *core, struct loan *loan, bool writer_done);
 /* LOANED -> the blocks are the sequence's own again. */
 void seq_loan_over(struct worker_core *core, struct seq *s);
 struct loan *loan_find(struct worker_core *core, uint64_t router, const struct wire_seq *id);
@@ -327,8 +333,9 @@ bool seq_loan_is(const struct worker_core *core, const struct seq *s, uint64_t e
 void loan_end(struct worker_core *core, struct loan *loan);
 void core_loans_orphan(struct worker_core *core, uint64_t router, bool orphaned);
 void core_on_router_done(struct worker_core *core, uint32_t peer, uint64_t router);
+/* A prefill worker was announced, perhaps while it is being fenced. */
 void core_loans_peer_up(struct worker_core *core, uint32_t peer);
-void core_loans_peer_fenced(struct worker_core *core, uint32_t peer);
+void core_loans_peer_fenced(struct worker_core *core, uint64_t now_ns, uint32_t peer);
 void core_loans_tick(struct worker_core *core, uint64_t now_ns);
 uint64_t core_loans_deadline(const struct worker_core *core);
 
@@ -346,7 +353,7 @@ void core_pushes_peer_lost(struct worker_core *core, uint32_t peer, bool fenced)
 
 /* core_peer.c */
 uint32_t peer_find(const struct worker_core *core, uint64_t instance);
-void core_on_peer(struct worker_core *core, const struct wire_peer *info);
+void core_on_peer(struct worker_core *core, uint32_t conn, const struct wire_peer *info);
 void peer_fence(struct worker_core *core, uint32_t peer);
 /* Sends ROUTER_DONE when no job of that lost router can write any more. */
 void core_router_done_try(struct worker_core *core, uint64_t router);

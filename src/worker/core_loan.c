@@ -3,9 +3,14 @@
  * RESERVE does not name the prefill worker that will write, so each one known while the loan lives
  * may be it. A quarantined loan ends by
  *   - a CANCEL with WRITER_DONE, or a COMPLETE or ABORTED record that names it exactly;
- *   - the last possible writer being fenced;
- *   - once its router is gone: each possible writer being fenced or having sent ROUTER_DONE.
- * Time alone only asks for fencing. */
+ *   - its router having cancelled it, and each possible writer being fenced;
+ *   - its router being gone, and each possible writer being fenced or having sent ROUTER_DONE.
+ * Time alone only asks for fencing.
+ *
+ * Fencing without a cancel is not enough: a PREFILL for the loan may still be on its way to the
+ * prefill worker, which is announced anew (PEER) and takes it up on a new connection. After a
+ * cancel that cannot be: PREFILL and CANCEL came to that worker on the same link, and before the
+ * PEER without which it takes no PREFILL after a fence (core_reserve.c). */
 #include "worker/core_int.h"
 
 #include <assert.h>
@@ -14,8 +19,12 @@ void loan_writers_init(struct worker_core *core, struct loan_writers *writers)
 {
     *writers = (struct loan_writers){0};
     for (uint32_t i = 0; i < CORE_PEERS; i++) {
-        if (core->peers[i].state != PEER_FREE && core->peers[i].info.role == WIRE_ROLE_PREFILL)
-            peer_set_add(&writers->alive, i);
+        const struct peer *peer = &core->peers[i];
+        if (peer->state == PEER_FREE || peer->info.role != WIRE_ROLE_PREFILL)
+            continue;
+        peer_set_add(&writers->alive, i);
+        if (peer->state == PEER_FENCING && peer->come_back)
+            peer_set_add(&writers->back, i);
     }
 }
 
@@ -87,6 +96,26 @@ void loan_end(struct worker_core *core, struct loan *loan)
     list_add_head(&core->free_loans, &loan->link);
 }
 
+/* Ends the loan when nobody can be writing. With no writer known at all nothing is proved, unless
+ * the router is gone, which would have announced its writer. */
+static bool loan_end_try(struct worker_core *core, struct loan *loan)
+{
+    bool over = (loan->cancelled && loan->writers.n_fenced > 0 && nobody_alive(&loan->writers)) ||
+                (loan->orphaned && nobody_writes(&loan->writers));
+    if (over)
+        loan_end(core, loan);
+    return over;
+}
+
+bool loan_cancel(struct worker_core *core, struct loan *loan, bool writer_done)
+{
+    loan->cancelled = 1;
+    if (!writer_done)
+        return loan_end_try(core, loan);
+    loan_end(core, loan);
+    return true;
+}
+
 struct loan *loan_find(struct worker_core *core, uint64_t router, const struct wire_seq *id)
 {
     struct list *node;
@@ -142,8 +171,8 @@ void core_loans_orphan(struct worker_core *core, uint64_t router, bool orphaned)
         if (loan->router != router)
             continue;
         loan->orphaned = orphaned;
-        if (orphaned && nobody_writes(&loan->writers))
-            loan_end(core, loan);
+        loan->cancelled |= orphaned;
+        loan_end_try(core, loan);
     }
 }
 
@@ -163,9 +192,16 @@ void core_on_router_done(struct worker_core *core, uint32_t peer, uint64_t route
         if (loan->router != router)
             continue;
         peer_set_add(&loan->writers.done, peer);
-        if (loan->orphaned && nobody_writes(&loan->writers))
-            loan_end(core, loan);
+        loan_end_try(core, loan);
     }
+}
+
+static void writers_up(struct worker_core *core, struct loan_writers *writers, uint32_t peer)
+{
+    peer_set_add(&writers->alive, peer);
+    peer_set_del(&writers->done, peer);
+    if (core->peers[peer].state == PEER_FENCING)
+        peer_set_add(&writers->back, peer);
 }
 
 void core_loans_peer_up(struct worker_core *core, uint32_t peer)
@@ -174,40 +210,49 @@ void core_loans_peer_up(struct worker_core *core, uint32_t peer)
     if (core->peers[peer].info.role != WIRE_ROLE_PREFILL)
         return;
     list_for_each(node, &core->loaned)
+        writers_up(core, &list_entry(node, struct seq, link)->writers, peer);
+    list_for_each(node, &core->quarantine)
     {
-        struct seq *s = list_entry(node, struct seq, link);
-        peer_set_add(&s->writers.alive, peer);
-        peer_set_del(&s->writers.done, peer);
+        struct loan *loan = list_entry(node, struct loan, link);
+        if (!loan->cancelled)
+            writers_up(core, &loan->writers, peer);
     }
 }
 
-/* True when the peer was a possible writer. */
+/* True when the peer was a possible writer and is none any more. */
 static bool writers_drop(struct loan_writers *writers, uint32_t peer)
 {
-    bool had = peer_set_has(&writers->alive, peer);
-    peer_set_del(&writers->alive, peer);
+    if (!peer_set_has(&writers->alive, peer))
+        return false;
     peer_set_del(&writers->done, peer);
-    return had;
+    if (peer_set_has(&writers->back, peer)) {
+        peer_set_del(&writers->back, peer);
+        return false;
+    }
+    peer_set_del(&writers->alive, peer);
+    writers->n_fenced++;
+    return true;
 }
 
-void core_loans_peer_fenced(struct worker_core *core, uint32_t peer)
+/* A live sequence whose last possible writer is fenced will not be completed, for all we know: a
+ * record may have been lost. Its router decides. */
+void core_loans_peer_fenced(struct worker_core *core, uint64_t now_ns, uint32_t peer)
 {
     struct list *node, *tmp;
+    list_for_each_safe(node, tmp, &core->quarantine)
+    {
+        struct loan *loan = list_entry(node, struct loan, link);
+        if (writers_drop(&loan->writers, peer))
+            loan_end_try(core, loan);
+    }
     list_for_each_safe(node, tmp, &core->loaned)
     {
         struct seq *s = list_entry(node, struct seq, link);
         if (!writers_drop(&s->writers, peer) || !nobody_alive(&s->writers))
             continue;
-        seq_loan_over(core, s); /* nobody is left who could complete it */
-        seq_fail(core, s, ST_PEER_LOST);
-    }
-    list_for_each_safe(node, tmp, &core->quarantine)
-    {
-        struct loan *loan = list_entry(node, struct loan, link);
-        if (!writers_drop(&loan->writers, peer))
-            continue;
-        if (nobody_alive(&loan->writers) || (loan->orphaned && nobody_writes(&loan->writers)))
-            loan_end(core, loan);
+        act_failed(core, s->conn, &s->id, ST_PEER_LOST, 0);
+        seq_quarantine(core, now_ns, s);
+        seq_end(core, s);
     }
 }
 

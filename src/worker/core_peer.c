@@ -27,11 +27,19 @@ static void peer_up(struct worker_core *core, uint32_t at)
     core->peers[at].state = PEER_UP;
     core->peers[at].come_back = 0;
     act_connect(core, at);
+}
+
+static void peer_again(struct worker_core *core, uint32_t at, const struct wire_peer *info)
+{
+    if (core->peers[at].state != PEER_FENCING)
+        return;
+    peer_store(&core->peers[at], info);
+    core->peers[at].come_back = 1;
     core_loans_peer_up(core, at);
 }
 
 /* A peer with another layout is no peer: the router serves the request another way. */
-void core_on_peer(struct worker_core *core, const struct wire_peer *info)
+void core_on_peer(struct worker_core *core, uint32_t conn, const struct wire_peer *info)
 {
     const struct wire_pool *own = &core->opts.pool;
     if (info->instance == core->opts.instance || info->pool.layout_hash != own->layout_hash ||
@@ -42,10 +50,8 @@ void core_on_peer(struct worker_core *core, const struct wire_peer *info)
     }
     uint32_t at = peer_find(core, info->instance);
     if (at != NONE) {
-        if (core->peers[at].state == PEER_FENCING) {
-            peer_store(&core->peers[at], info);
-            core->peers[at].come_back = 1;
-        }
+        core->peers[at].conns |= 1ull << conn;
+        peer_again(core, at, info);
         return;
     }
     for (at = 0; at < CORE_PEERS && core->peers[at].state != PEER_FREE; at++)
@@ -55,7 +61,9 @@ void core_on_peer(struct worker_core *core, const struct wire_peer *info)
         return;
     }
     peer_store(&core->peers[at], info);
+    core->peers[at].conns = 1ull << conn;
     peer_up(core, at);
+    core_loans_peer_up(core, at);
 }
 
 void peer_fence(struct worker_core *core, uint32_t peer)
@@ -63,6 +71,7 @@ void peer_fence(struct worker_core *core, uint32_t peer)
     if (core->peers[peer].state != PEER_UP)
         return;
     core->peers[peer].state = PEER_FENCING;
+    core->peers[peer].conns = 0;
     act_fence(core, peer);
     core_pushes_peer_lost(core, peer, false);
 }
@@ -81,9 +90,12 @@ void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer
     uint32_t at = peer_find(core, peer);
     if (at == NONE)
         return;
-    core->peers[at].state = PEER_FENCING; /* also when the transport did it unasked */
+    if (core->peers[at].state == PEER_UP) { /* the transport did it unasked */
+        core->peers[at].state = PEER_FENCING;
+        core->peers[at].conns = 0;
+    }
     core_pushes_peer_lost(core, at, true);
-    core_loans_peer_fenced(core, at);
+    core_loans_peer_fenced(core, now_ns, at);
     if (core->peers[at].come_back)
         peer_up(core, at);
     else

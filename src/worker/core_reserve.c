@@ -69,11 +69,15 @@ void core_on_reserve(struct worker_core *core, uint64_t now_ns, uint32_t conn,
         s->local = msg->local != 0;
 }
 
-/* Can these blocks be written, as far as this side can tell? */
-static enum status dest_check(const struct worker_core *core, const struct wire_prefill *msg)
+/* Can these blocks be written, as far as this side can tell? The router itself must have announced
+ * the destination since the last fence: then what it sent before that, for loans that the fence has
+ * ended, is refused here (core_loan.c). */
+static enum status dest_check(const struct worker_core *core, uint32_t conn,
+                              const struct wire_prefill *msg)
 {
     uint32_t peer = peer_find(core, msg->dest);
-    if (peer == NONE || core->peers[peer].state != PEER_UP)
+    if (peer == NONE || core->peers[peer].state != PEER_UP ||
+        ((core->peers[peer].conns >> conn) & 1) == 0)
         return ST_PEER_LOST;
     const struct wire_pool *pool = &core->peers[peer].info.pool;
     if (pool->layout_hash != core->opts.pool.layout_hash || pool->epoch != msg->epoch ||
@@ -104,7 +108,7 @@ void core_on_prefill(struct worker_core *core, uint64_t now_ns, uint32_t conn,
     }
     enum status st = is_prefill_role(core) ? job_check(core, &msg->job) : ST_UNSUPPORTED;
     if (st == ST_OK)
-        st = dest_check(core, msg);
+        st = dest_check(core, conn, msg);
     struct seq *s = NULL;
     if (st == ST_OK) {
         s = seq_create(core, conn, &msg->job);
@@ -148,9 +152,7 @@ void core_on_cancel(struct worker_core *core, uint64_t now_ns, uint32_t conn,
     if (s != NULL && s->state != SEQ_ENDING)
         seq_cancel(core, now_ns, s, writer_done);
     struct loan *loan = loan_find(core, router, &msg->seq);
-    if (loan != NULL && writer_done) {
-        loan_end(core, loan);
+    if (loan != NULL && loan_cancel(core, loan, writer_done))
         loan = NULL;
-    }
     act_cancelled(core, conn, &msg->seq, loan != NULL ? loan->n_blocks : 0);
 }

@@ -59,8 +59,8 @@ static const struct step_plan *engine_wait(struct engine_thread *engine)
 static void *engine_main(void *arg)
 {
     struct engine_thread *engine = arg;
-    enum status st = runner_create(&engine->load_opts, &engine->runner, engine->error,
-                                   sizeof(engine->error));
+    enum status st =
+        runner_create(&engine->load_opts, &engine->runner, engine->error, sizeof(engine->error));
     engine_event_post(engine, &(struct engine_event){
                                   .kind = ENGINE_LOADED, .status = st, .error = engine->error});
     const struct step_plan *plan;

@@ -1,6 +1,6 @@
-/* The engine thread of a worker: loads the model, then runs one step at a time. The loop thread hands
- * it a plan and hears of layer groups and results through a mailbox; `wake` is called (on the engine
- * thread) whenever something was put in. */
+/* The engine thread of a worker: loads the model, then runs one step at a time. The loop thread
+ * hands it a plan and hears of layer groups and results through a mailbox; `wake` is called (on the
+ * engine thread) whenever something was put in. */
 #ifndef WORKER_ENGINE_THREAD_H
 #define WORKER_ENGINE_THREAD_H
 
@@ -29,7 +29,8 @@ struct engine_event {
     const char *error;
 };
 
-/* Starts the thread, which begins with runner_create(opts). `opts` is borrowed until ENGINE_LOADED. */
+/* Starts the thread, which begins with runner_create(opts). `opts` is borrowed until ENGINE_LOADED.
+ */
 enum status engine_thread_create(const struct runner_opts *opts, void (*wake)(void *arg), void *arg,
                                  struct engine_thread **out);
 /* Waits for a step under way, then frees all, the runner too. NULL is fine. */

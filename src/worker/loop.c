@@ -4,8 +4,9 @@
  *            <--frames--        <-layers, results--
  *   peers    --records->        --pushes, records-->  transport
  *
- * worker_pump is the whole of it: carry out the core's actions, give the engine its next step, flush,
- * and set the timer to the core's next deadline. Every callback only feeds an event in and pumps. */
+ * worker_pump is the whole of it: carry out the core's actions, give the engine its next step,
+ * flush, and set the timer to the core's next deadline. Every callback only feeds an event in and
+ * pumps. */
 #include "worker/loop_int.h"
 
 #include "base/hash.h"
@@ -157,8 +158,8 @@ void worker_loading_send(struct worker *w, struct conn *conn)
 static void worker_router_hello(struct worker *w, uint32_t slot, const struct wire_hello *hello)
 {
     struct worker_conn *c = &w->conns[slot];
-    if (c->hello_read || hello->role != WIRE_ROLE_ROUTER ||
-        hello->version_max < WIRE_VERSION_MIN || hello->version_min > WIRE_VERSION_MAX) {
+    if (c->hello_read || hello->role != WIRE_ROLE_ROUTER || hello->version_max < WIRE_VERSION_MIN ||
+        hello->version_min > WIRE_VERSION_MAX) {
         log_warn("router refused: protocol versions do not overlap, or it is no router",
                  LOG_STR("name", hello->name), LOG_U64("version_min", hello->version_min),
                  LOG_U64("version_max", hello->version_max));

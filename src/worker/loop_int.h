@@ -1,4 +1,5 @@
-/* State of a worker process, shared by loop.c (events) and run.c (start, load, stop). Loop thread. */
+/* State of a worker process, shared by loop.c (events) and run.c (start, load, stop). Loop thread.
+ */
 #ifndef WORKER_LOOP_INT_H
 #define WORKER_LOOP_INT_H
 

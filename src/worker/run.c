@@ -110,8 +110,7 @@ static enum status worker_transport_open(struct worker *w)
     w->transport_ops->export_blob(w->transport, &w->hello.blob, &w->hello.blob_bytes);
     uv_poll_init(&w->loop, &w->transport_poll, w->transport_ops->event_fd(w->transport));
     w->transport_poll.data = w;
-    return uv_poll_start(&w->transport_poll, UV_READABLE, on_worker_transport) == 0 ? ST_OK
-                                                                                     : ST_IO;
+    return uv_poll_start(&w->transport_poll, UV_READABLE, on_worker_transport) == 0 ? ST_OK : ST_IO;
 }
 
 static enum status worker_core_open(struct worker *w)
@@ -205,8 +204,8 @@ static enum status worker_engine_start(struct worker *w)
 {
     const struct config *c = w->config;
     uint32_t n_cpus = 0;
-    enum status st = config_index_list_parse(w->process->worker->cpus, w->cpus,
-                                             CONFIG_INDEX_MAX + 1, &n_cpus);
+    enum status st =
+        config_index_list_parse(w->process->worker->cpus, w->cpus, CONFIG_INDEX_MAX + 1, &n_cpus);
     if (st != ST_OK)
         return st;
     struct runner_opts opts = {

@@ -104,8 +104,15 @@ def word(rng):
     return rng.choice(WORDS[rng.choice(list(WORDS))].split())
 
 
+# Frequent enough in training to earn merges, so that a wrong cut inside them changes the ids.
+CUTS = ["\u180e.", " \u180e\u180e", "!\u180e", "x'\u017ft", "we'\u017f", "\u3000\u3000", "\u2028\n", "\xa0\xa0", "12345678",
+        "\u0663\u0664\u0665\u0666", "e\u0301\u0323x", "//\n/", "..\r\n", "\u01c5ab", "\u02b0A", "a\u0345B", "\u2160\u2161\u2162\u2163"]
+
+
 def corpus(rng):
-    for _ in range(6000):
+    for i in range(6000):
+        if i % 10 == 0:
+            yield rng.choice(CUTS) * 2 + rng.choice(CUTS)
         kind = rng.random()
         if kind < 0.6:
             words = WORDS["latin" if rng.random() < 0.5 else rng.choice(list(WORDS))].split()
@@ -131,7 +138,7 @@ def noise(rng, specials):
     def casing(s):
         return rng.choice([str.upper, str.title, str.lower, str.swapcase])(s)
 
-    kind = rng.randrange(15)
+    kind = rng.randrange(16)
     if kind == 0:
         return sentence(9).encode()
     if kind == 1:
@@ -172,6 +179,8 @@ def noise(rng, specials):
         first = rng.choice(ASSIGNED)
         block = [c for c in range(first, first + 64) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
         return "".join(chr(rng.choice(block)) for _ in range(rng.randint(2, 10))).encode()
+    if kind == 14:
+        return "".join(rng.choice(CUTS) + rng.choice(["", "", " ", "a"]) for _ in range(rng.randint(1, 5))).encode()
     return (word(rng) + rng.choice(["'s", "'S", "'ſ", "'T", "'re", "'VE", "'Ll", "'d", "’s", "'", "''s"]) +
             rng.choice(["", " ", word(rng)])).encode()
 

@@ -228,6 +228,7 @@ def export(out, model, tokenizer):
     tensors = {name: value.detach().to("cpu", torch.bfloat16).contiguous()
                for name, value in model.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
+    os.chmod(os.path.join(out, "model.safetensors"), 0o644)
     write_json(os.path.join(out, "config.json"), CONFIG)
     write_json(os.path.join(out, "generation_config.json"),
                {"bos_token_id": 0, "do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 0})

@@ -103,6 +103,22 @@ static void test_tokenizer_encode_any_length_equals_definition(void **state)
     tokenizer_free(tok);
 }
 
+static void test_tokenizer_encode_long_piece_drops_stale_candidates(void **state)
+{
+    (void)state; /* a+b has rank 1; once b+c is merged, a+bc must wait for its own rank 3 */
+    struct tokenizer *tok = tokenizer_json_load(&(struct tokenizer_json){
+        .vocab = "{\"a\":0,\"b\":1,\"c\":2,\"d\":3,\"bc\":4,\"ab\":5,\"bcd\":6,\"abc\":7}",
+        .merges = "[\"b c\",\"a b\",\"bc d\",\"a bc\"]"});
+    char text[4 * 50 + 1] = "", want[4 * 50 + 1] = "";
+    for (int i = 0; i < 50; i++) {
+        strcat(text, "abcd");
+        strcat(want, "0 6 ");
+    }
+    EXPECT_IDS(tok, "abcd", 0, "0 6 ");
+    EXPECT_IDS(tok, text, 0, want);
+    tokenizer_free(tok);
+}
+
 /* --- added tokens --- */
 
 #define ADDED                                                                                      \
@@ -423,6 +439,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_tokenizer_merges_as_pairs_equal_merges_as_strings),
         cmocka_unit_test(test_tokenizer_bytes_outside_vocabulary_are_dropped),
         cmocka_unit_test(test_tokenizer_encode_any_length_equals_definition),
+        cmocka_unit_test(test_tokenizer_encode_long_piece_drops_stale_candidates),
         cmocka_unit_test(test_tokenizer_special_text_needs_flag),
         cmocka_unit_test(test_tokenizer_plain_added_token_is_recognised_unless_plain_text),
         cmocka_unit_test(test_tokenizer_added_token_options_take_white_space_and_words),

@@ -241,6 +241,40 @@ static void test_bad_destinations_are_refused(void **state)
     kit_deinit(&kit);
 }
 
+static void
+test_router_must_have_announced_the_destination_itself_since_the_last_fence(void **state)
+{
+    (void)state;
+    struct kit kit;
+    setup(&kit, 16);
+    worker_core_conn_up(kit.core, kit.now, 1, 901);
+    kit_drain(&kit);
+    struct wire_job job = kit_job(&kit, 1, 1, 10, 8);
+    struct wire_msg msg = prefill_msg(&kit, &job, 0);
+    kit_message(&kit, 1, &msg); /* another router told of D1 */
+    assert_failed(&kit, 0, 1, ST_PEER_LOST, 1);
+    kit_peer_gone(&kit, D1);
+    kit_fenced(&kit, D1);
+    struct wire_msg peer = {.type = WIRE_PEER,
+                            .u.peer = {.instance = D1,
+                                       .role = WIRE_ROLE_DECODE,
+                                       .pool = {.pool = 6,
+                                                .block_count = 1000,
+                                                .epoch = 66,
+                                                .layout_hash = KIT_LAYOUT,
+                                                .block_tokens = KIT_BT,
+                                                .layer_count = KIT_LAYERS}}};
+    kit_message(&kit, 1, &peer);
+    prefill(&kit, 2, 1, 10, 0); /* sent, for all we know, before that fence */
+    assert_failed(&kit, 1, 2, ST_PEER_LOST, 1);
+    kit_message(&kit, 1, &msg);
+    assert_int_equal(kit_count(&kit, ACT_SEND, WIRE_FAILED), 2);
+    kit_peer(&kit, D1, WIRE_ROLE_DECODE);
+    prefill(&kit, 3, 1, 10, 0);
+    assert_int_equal(kit_count(&kit, ACT_SEND, WIRE_FAILED), 2);
+    kit_deinit(&kit);
+}
+
 static void test_failed_push_waits_for_the_others_then_says_so(void **state)
 {
     (void)state;
@@ -495,6 +529,8 @@ int main(void)
         cmocka_unit_test(test_own_cached_blocks_are_pushed_right_away),
         cmocka_unit_test(test_layer_reports_out_of_order_are_made_up_for_at_the_end),
         cmocka_unit_test(test_bad_destinations_are_refused),
+        cmocka_unit_test(
+            test_router_must_have_announced_the_destination_itself_since_the_last_fence),
         cmocka_unit_test(test_failed_push_waits_for_the_others_then_says_so),
         cmocka_unit_test(test_passed_push_deadline_fences_the_peer),
         cmocka_unit_test(test_fencing_ends_pushes_that_the_transport_does_not_report),
