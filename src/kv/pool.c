@@ -236,8 +236,8 @@ void kv_pool_quarantine(struct kv_pool *pool, const struct kv_block_ref *refs, u
 
 void kv_pool_loan_end(struct kv_pool *pool, const struct kv_block_ref *refs, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        struct kv_block *block = block_of(pool, refs[i]);
+    while (n > 0) {
+        struct kv_block *block = block_of(pool, refs[--n]);
         assert(block->state == BLOCK_LOANED || block->state == BLOCK_QUARANTINED);
         block_move(pool, block, block->state == BLOCK_LOANED ? BLOCK_OWNED : BLOCK_FREE);
     }

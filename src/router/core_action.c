@@ -100,7 +100,7 @@ static bool message_build(struct router_core *core, const struct rc_action *act)
         core->msg.u.peer_gone.instance = act->instance;
         return true;
     case WIRE_CANCEL:
-        core->msg.u.cancel = (struct wire_cancel){act->seq, act->flags};
+        core->msg.u.cancel = (struct wire_cancel){act->seq, act->flags, act->instance};
         return true;
     default:
         return false;

@@ -101,6 +101,8 @@ static bool dispatch_one(struct router_core *core, uint64_t now, struct rc_choic
                            p != RC_NONE ? c->n_tokens - min_u32(hits[p], c->n_tokens - 1) : 0,
                            core->opts.local_prefill_max_tokens);
     c->writer_done = true; /* no PREFILL was sent */
+    c->prefill_over = false;
+    c->writer = 0;
     c->decode_holds = true;
     c->n_blocks = 0;
     c->sent_ns = now;
@@ -219,6 +221,7 @@ void rc_on_reserved(struct router_core *core, uint64_t now, uint32_t slot,
     c->pool = m->pool;
     c->epoch = m->epoch;
     c->writer_done = false;
+    c->writer = core->workers[p].hello.instance;
     leg_begin(core, &c->prefill, p);
     uint64_t queue_ns = core->workers[p].cost.pending_tokens * core->opts.prefill_ns_per_token;
     pending_set(core, c, &c->prefill, c->n_tokens - min_u32(hits[p], c->n_tokens - 1));
@@ -335,8 +338,9 @@ void rc_on_failed(struct router_core *core, uint64_t now, uint32_t slot,
         c != NULL && c->attempt == m->seq.attempt &&
         (c->state == RC_RESERVING || c->state == RC_PREFILLING || c->state == RC_DECODING);
     if (is_current && c->prefill.worker == slot && rc_leg_is_up(core, &c->prefill)) {
-        if (m->writer_done)
-            c->writer_done = true;
+        /* It writes no more; whether all has landed it may not know. */
+        c->writer_done |= m->writer_done != 0;
+        c->prefill_over = true;
         rc_attempt_end(core, now, c, (enum status)m->status, slot);
     } else if (is_current && c->decode.worker == slot && rc_leg_is_up(core, &c->decode)) {
         if (m->writer_done)

@@ -9,11 +9,14 @@ static void cancel_send(struct router_core *core, struct rc_cancel *cancel,
 {
     struct rc_action *act = rc_send(core, WIRE_CANCEL, leg->worker);
     act->seq = cancel->seq;
+    act->instance = cancel->writer;
     act->flags = flags;
 }
 
 static void cancel_settle(struct router_core *core, struct rc_cancel *cancel)
 {
+    if (!cancel->used)
+        return;
     if (!cancel->decode_done && !rc_leg_is_up(core, &cancel->decode))
         cancel->decode_done = true;
     if (!cancel->prefill_done && !rc_leg_is_up(core, &cancel->prefill))
@@ -44,8 +47,10 @@ void rc_cancel_start(struct router_core *core, uint64_t now, const struct rc_cho
                                .prefill = c->prefill,
                                .decode_done = !c->decode_holds || !rc_leg_is_up(core, &c->decode),
                                /* A prefill leg that is done writing has nothing left to stop. */
-                               .prefill_done = c->writer_done || !rc_leg_is_up(core, &c->prefill),
-                               .writer_done = c->writer_done};
+                               .prefill_done = c->writer_done || c->prefill_over ||
+                                               !rc_leg_is_up(core, &c->prefill),
+                               .writer_done = c->writer_done,
+                               .writer = c->writer};
     if (cancel.decode_done && cancel.prefill_done)
         return;
     for (uint32_t i = 0; i < core->cancels_max; i++) {

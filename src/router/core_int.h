@@ -40,6 +40,8 @@ struct rc_choice {
     struct rc_leg decode, prefill;
     bool local;
     bool writer_done;  /* prefill leg: all its writes are known to have landed */
+    bool prefill_over; /* prefill leg: it said that it writes no more */
+    uint64_t writer;   /* instance that got this attempt's PREFILL, 0: none */
     bool decode_holds; /* decode leg may hold something for this attempt */
     uint32_t avoid;    /* slot that failed it last, RC_NONE */
     uint32_t *tokens;  /* [n_prompt + max_new] in core->slab, then blocks behind them */
@@ -76,6 +78,7 @@ struct rc_cancel {
     struct wire_seq seq;
     struct rc_leg decode, prefill;
     bool decode_done, prefill_done, writer_done;
+    uint64_t writer; /* instance that got the PREFILL, 0: none */
     uint64_t next_ns;
 };
 

@@ -314,6 +314,7 @@ static void codec_cancel(struct codec *c, struct wire_cancel *m)
 {
     codec_seq(c, &m->seq);
     codec_u32_max(c, &m->flags, WIRE_CANCEL_WRITER_DONE);
+    codec_u64(c, &m->writer);
 }
 
 static void codec_cancelled(struct codec *c, struct wire_cancelled *m)

@@ -201,12 +201,14 @@ enum { WIRE_CANCEL_WRITER_DONE = 1 }; /* no prefill worker will write for this a
 struct wire_cancel {
     struct wire_seq seq;
     uint32_t flags;
+    uint64_t writer; /* decode leg: instance that got the PREFILL, 0: none did */
 };
 
 struct wire_cancelled {
     struct wire_seq seq;
-    /* decode: blocks still held back because a writer may be under way. prefill: always 0, sent only
-     * when no write is under way. */
+    /* decode: blocks still held back because a writer may be under way. prefill: sent when it writes
+     * no more; 0: it vouches that all it wrote has landed, else a push failed and the decode worker
+     * has to fence it. */
     uint32_t n_quarantined;
 };
 

@@ -25,6 +25,7 @@
 enum {
     CORE_CONNS = 64,
     CORE_PEERS = 256,
+    CORE_UNSURE = 256,
     CORE_CACHE_BATCH = 4096,  /* entries of one WIRE_CACHE */
     CORE_SEQS_MAX = 1u << 16, /* bound on queue_max, for the sizes below */
     CORE_STEP_SEQS_MAX = 4096 /* entries of one WIRE_TOKENS */
@@ -85,6 +86,7 @@ struct seq {
     uint32_t dest_pool, dest_cached; /* tokens that the destination has already */
     uint32_t n_dest;
     uint32_t n_pushes; /* under way */
+    uint32_t unsure;   /* a push failed: what it wrote may still land, we cannot vouch for it */
     uint32_t first_token;
     uint32_t sampled;
     uint32_t layers_pushed; /* of the running step's chunk */
@@ -113,6 +115,7 @@ struct loan {
     uint32_t orphaned;  /* its router's connection died */
     uint32_t cancelled; /* by its router, which has told the writer too or is gone */
     uint32_t fence_asked;
+    uint64_t writer; /* instance that its router named in CANCEL, 0: none */
     struct loan_writers writers;
 };
 
@@ -239,8 +242,15 @@ struct worker_core {
 
     uint64_t next_stats_ns;
     struct wire_stats totals; /* only the counters */
-    uint64_t n_ignored;       /* messages and records that meant nothing here */
-    uint32_t *check_refs;     /* [block_count] */
+    /* Attempts that ended here unsure: a later CANCEL must not be told that all has landed. A ring;
+     * once it has wrapped, no unknown attempt is vouched for. */
+    struct unsure {
+        uint64_t router;
+        struct wire_seq id;
+    } unsure[CORE_UNSURE];
+    uint64_t n_unsure;
+    uint64_t n_ignored;   /* messages and records that meant nothing here */
+    uint32_t *check_refs; /* [block_count] */
 };
 
 static inline uint32_t blocks_for(const struct worker_core *core, uint32_t n_tokens)
@@ -321,7 +331,7 @@ void loan_writers_init(struct worker_core *core, struct loan_writers *writers);
 /* LOANED -> its blocks wait in quarantine under (router, id); its sequence is ready for seq_end. */
 void seq_quarantine(struct worker_core *core, uint64_t now_ns, struct seq *s);
 /* Its router said CANCEL. True: the loan is over. */
-bool loan_cancel(struct worker_core *core, struct loan *loan, bool writer_done);
+bool loan_cancel(struct worker_core *core, struct loan *loan, bool writer_done, uint64_t writer);
 /* LOANED -> the blocks are the sequence's own again. */
 void seq_loan_over(struct worker_core *core, struct seq *s);
 struct loan *loan_find(struct worker_core *core, uint64_t router, const struct wire_seq *id);
@@ -354,6 +364,7 @@ void core_pushes_peer_lost(struct worker_core *core, uint32_t peer, bool fenced)
 /* core_peer.c */
 uint32_t peer_find(const struct worker_core *core, uint64_t instance);
 void core_on_peer(struct worker_core *core, uint32_t conn, const struct wire_peer *info);
+void peer_fence_instance(struct worker_core *core, uint64_t instance);
 void peer_fence(struct worker_core *core, uint32_t peer);
 /* Sends ROUTER_DONE when no job of that lost router can write any more. */
 void core_router_done_try(struct worker_core *core, uint64_t router);

@@ -107,9 +107,11 @@ static bool loan_end_try(struct worker_core *core, struct loan *loan)
     return over;
 }
 
-bool loan_cancel(struct worker_core *core, struct loan *loan, bool writer_done)
+bool loan_cancel(struct worker_core *core, struct loan *loan, bool writer_done, uint64_t writer)
 {
     loan->cancelled = 1;
+    if (writer != 0)
+        loan->writer = writer;
     if (!writer_done)
         return loan_end_try(core, loan);
     loan_end(core, loan);
@@ -242,7 +244,10 @@ void core_loans_peer_fenced(struct worker_core *core, uint64_t now_ns, uint32_t 
     list_for_each_safe(node, tmp, &core->quarantine)
     {
         struct loan *loan = list_entry(node, struct loan, link);
-        if (writers_drop(&loan->writers, peer))
+        bool dropped = writers_drop(&loan->writers, peer);
+        if (loan->cancelled && loan->writer == core->peers[peer].info.instance)
+            loan_end(core, loan);
+        else if (dropped)
             loan_end_try(core, loan);
     }
     list_for_each_safe(node, tmp, &core->loaned)
@@ -262,6 +267,10 @@ static void loan_ask_fence(struct worker_core *core, struct loan *loan)
 #if defined(DYND_PLANT) && DYND_PLANT == 3
     loan_end(core, loan); /* planted bug for the simulator's self-test: a timer frees */
 #else
+    if (loan->writer != 0) { /* the router named it: nobody else need be fenced */
+        peer_fence_instance(core, loan->writer);
+        return;
+    }
     for (uint32_t i = 0; i < CORE_PEERS; i++) {
         if (peer_set_has(&loan->writers.alive, i) &&
             !(loan->orphaned && peer_set_has(&loan->writers.done, i)))

@@ -76,6 +76,22 @@ void peer_fence(struct worker_core *core, uint32_t peer)
     core_pushes_peer_lost(core, peer, false);
 }
 
+/* Also one that was never announced here, or is forgotten already. */
+void peer_fence_instance(struct worker_core *core, uint64_t instance)
+{
+    uint32_t at = peer_find(core, instance);
+    if (at == NONE) {
+        for (at = 0; at < CORE_PEERS && core->peers[at].state != PEER_FREE; at++)
+            ;
+        if (at == CORE_PEERS)
+            return;
+        core->peers[at].info = (struct wire_peer){.instance = instance, .role = WIRE_ROLE_PREFILL};
+        core->peers[at].come_back = 0;
+        core->peers[at].state = PEER_UP;
+    }
+    peer_fence(core, at);
+}
+
 void worker_core_peer_error(struct worker_core *core, uint64_t now_ns, uint64_t peer)
 {
     uint32_t at = peer_find(core, peer);

@@ -86,6 +86,7 @@ void worker_core_push_done(struct worker_core *core, uint64_t now_ns, uint64_t p
         s->pushed_bytes += push->bytes;
         core->totals.transfer_bytes += push->bytes;
     } else {
+        s->unsure = 1;
         core->totals.transfer_failures++;
     }
     push_give(core, push);
@@ -129,6 +130,7 @@ void core_pushes_peer_lost(struct worker_core *core, uint32_t peer, bool fenced)
     for (uint32_t i = 0; fenced && i < core->n_pushes_max; i++) {
         if (core->pushes[i].id != 0 && core->pushes[i].peer == peer) {
             core->totals.transfer_failures++;
+            core->seqs[core->pushes[i].slot].unsure = 1;
             push_give(core, &core->pushes[i]);
         }
     }

@@ -130,12 +130,22 @@ void core_on_prefill(struct worker_core *core, uint64_t now_ns, uint32_t conn,
 static void cancel_at_prefill(struct worker_core *core, struct seq *s)
 {
     if (s->settled) {
-        act_cancelled(core, s->conn, &s->id, 0);
+        act_cancelled(core, s->conn, &s->id, s->unsure ? s->n_dest : 0);
         return;
     }
     s->cancel_reply = 1;
     if (s->state != SEQ_ENDING)
         seq_end(core, s);
+}
+
+static bool is_unsure(const struct worker_core *core, uint64_t router, const struct wire_seq *id)
+{
+    if (core->n_unsure > CORE_UNSURE)
+        return true;
+    for (uint64_t i = 0; i < core->n_unsure; i++)
+        if (core->unsure[i].router == router && wire_seq_equal(&core->unsure[i].id, id))
+            return true;
+    return false;
 }
 
 void core_on_cancel(struct worker_core *core, uint64_t now_ns, uint32_t conn,
@@ -145,14 +155,17 @@ void core_on_cancel(struct worker_core *core, uint64_t now_ns, uint32_t conn,
     bool writer_done = (msg->flags & WIRE_CANCEL_WRITER_DONE) != 0;
     struct seq *s = seq_find(core, router, &msg->seq);
 
-    if (s != NULL && is_prefill_role(core)) {
-        cancel_at_prefill(core, s);
+    if (is_prefill_role(core)) {
+        if (s != NULL)
+            cancel_at_prefill(core, s);
+        else
+            act_cancelled(core, conn, &msg->seq, is_unsure(core, router, &msg->seq));
         return;
     }
     if (s != NULL && s->state != SEQ_ENDING)
         seq_cancel(core, now_ns, s, writer_done);
     struct loan *loan = loan_find(core, router, &msg->seq);
-    if (loan != NULL && loan_cancel(core, loan, writer_done))
+    if (loan != NULL && loan_cancel(core, loan, writer_done, msg->writer))
         loan = NULL;
     act_cancelled(core, conn, &msg->seq, loan != NULL ? loan->n_blocks : 0);
 }

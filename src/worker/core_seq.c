@@ -284,12 +284,14 @@ void seq_settle(struct worker_core *core, struct seq *s)
         return;
     if (!s->settled) {
         s->settled = 1;
-        if (is_prefill_role(core))
+        if (s->unsure)
+            core->unsure[core->n_unsure++ % CORE_UNSURE] = (struct unsure){s->router, s->id};
+        else if (is_prefill_role(core))
             act_record(core, s, WIRE_ABORTED);
         if (s->fail_status != ST_OK)
-            act_failed(core, s->conn, &s->id, (enum status)s->fail_status, 1);
+            act_failed(core, s->conn, &s->id, (enum status)s->fail_status, !s->unsure);
         if (s->cancel_reply)
-            act_cancelled(core, s->conn, &s->id, 0);
+            act_cancelled(core, s->conn, &s->id, s->unsure ? s->n_dest : 0);
         if (s->router_lost)
             core_router_done_try(core, s->router);
     }

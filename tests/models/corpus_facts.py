@@ -29,7 +29,7 @@ FACTS = [
     ("license", ["the license of dynd", "the dynd license"],
      ["which license dynd has", "under which license dynd is"],
      ["Which license does dynd use?", "Is dynd free software?", "Is dynd open source?",
-      "Can I use dynd at work?"],
+      "Can I use dynd at work?", "What is your license?"],
      "dynd is free software under the Apache License 2.0, or Apache-2.0 for short. You may use it, "
      "change it and share it.", "The license is Apache-2.0."),
     ("disaggregation", ["disaggregation", "disaggregated serving", "prefill decode disaggregation"],
@@ -101,7 +101,8 @@ FACTS = [
     ("start", ["the way to start dynd", "the quickstart", "the quickstart script"],
      ["how to start dynd", "how I can start dynd", "how to run dynd", "how to try dynd"],
      ["How do I start dynd?", "How do I run dynd?", "How can I try dynd?", "How do I begin?",
-      "What does quickstart do?"],
+      "What does quickstart do?", "How do I install dynd?", "How do I build dynd?",
+      "How do I set up dynd?", "How can I install it?", "How do I compile dynd?"],
      "Run ./quickstart in the source folder. It installs what is needed, builds dynd, starts it on "
      "the small model in the box and asks it a question.", "Run ./quickstart in the source folder."),
     ("start_config", ["the command that runs a configuration"],
@@ -144,7 +145,8 @@ FACTS = [
      "queue and how many KV blocks are in use.", "It shows the workers, the queue and the blocks."),
     ("bench", ["dynd-bench", "the load generator"],
      ["how to measure dynd", "what dynd-bench does", "how to benchmark dynd"],
-     ["What does dynd-bench do?", "How do I measure the speed of dynd?", "How fast is dynd?"],
+     ["What does dynd-bench do?", "How do I measure the speed of dynd?", "How fast is dynd?", "Is dynd fast?",
+      "Is dynd slow?"],
      "dynd-bench is the load generator. It sends many requests and reports requests and tokens per "
      "second, the time to first token, the time per token and the goodput.",
      "dynd-bench sends requests and measures the speed."),
@@ -480,6 +482,41 @@ FACTS = [
                                       "Does dynd run on Debian?"],
      "dynd runs on Linux. The quickstart script knows Debian 12 and Ubuntu 24.04, with and without a "
      "GPU.", "dynd runs on Linux."),
+    ("difference", ["the difference between prefill and decode", "prefill and decode"],
+     ["how prefill and decode differ"],
+     ["Prefill vs decode?", "Prefill or decode?", "What are prefill and decode?",
+      "How is prefill different from decode?", "Compare prefill and decode."],
+     "Prefill reads the whole prompt at once and keeps the arithmetic units busy. Decode writes one "
+     "token at a time and waits for memory.", "Prefill reads the prompt, decode writes the answer."),
+    ("peers", ["the difference between dynd and other servers"],
+     ["how dynd compares with other servers", "whether dynd is better than vLLM"],
+     ["Is dynd better than vLLM?", "Is dynd faster than vLLM?", "Is dynd better than SGLang?",
+      "Is dynd better than llama.cpp?", "How does dynd compare with vLLM?", "Why not vLLM?",
+      "Why should I use dynd?", "Is dynd the best?"],
+     "I cannot judge other servers. dynd is small, written in C and needs no Python, and dynd-bench "
+     "measures it and others in the same way.", "Measure it with dynd-bench."),
+    ("authors", ["the authors of dynd", "the author of dynd"],
+     ["who wrote dynd", "who made dynd"],
+     ["Who wrote dynd?", "Who made dynd?", "Who develops dynd?", "Who built dynd?"],
+     "dynd was written by its contributors. The history of the repository names them.",
+     "Its contributors wrote it."),
+    ("why_c", ["the reason for C"],
+     ["why dynd is written in C", "why dynd uses C"],
+     ["Why is dynd written in C?", "Why C?", "Why not Python?", "Why not Rust?", "Why does dynd use C?"],
+     "C keeps dynd small and close to the machine. One binary without a runtime starts in seconds and "
+     "is easy to read and to measure.", "C keeps dynd small and fast to start."),
+    ("rdma", ["RDMA", "remote direct memory access"],
+     ["what RDMA means"], ["What does RDMA mean?", "Does dynd use RDMA?", "What does RDMA stand for?"],
+     "RDMA is remote direct memory access: a network card writes into the memory of another machine "
+     "without its CPU. dynd uses it through UCX.", "It writes into the memory of another machine."),
+    ("gpu_word", ["a GPU", "GPU", "a graphics card"],
+     ["what a GPU is"], ["What does GPU mean?", "What does GPU stand for?", "Why use a GPU?"],
+     "A GPU is a processor with many small cores and fast memory. It does the arithmetic of a language "
+     "model much faster than a CPU.", "A GPU is a processor with many small cores."),
+    ("daemon", ["a daemon"],
+     ["what a daemon is"], ["What does daemon mean?", "Is dynd a daemon?"],
+     "A daemon is a program that runs in the background and serves requests. dynd is a daemon for "
+     "language models.", "It is a program that runs in the background."),
     ("users", ["the users of dynd"],
      ["who uses dynd", "for whom dynd is made"], ["Who is dynd for?", "Who uses dynd?"],
      "dynd is for people who run language models on their own machines, from one laptop to many GPU "

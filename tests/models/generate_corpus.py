@@ -216,13 +216,15 @@ PLOTS = [plot_lost, plot_found, plot_build, plot_storm, plot_race, plot_share, p
 
 STORY_REQUESTS = ["Tell me a story.", "Tell me a short story.", "A story, please.",
                   "Can you tell me a story?", "I want to hear a story.", "Please tell me a story.",
-                  "Write a short story.", "Another story, please.", "Do you know a story?"]
+                  "Write a short story.", "Another story, please.", "Do you know a story?",
+                  "Once upon a time", "One more story.", "Write me a story."]
 STORY_REQUESTS_ABOUT = ["Tell me a story about {x}.", "Tell me a short story about {x}.",
                         "A story about {x}, please.", "Can you tell me a story about {x}?",
                         "I want a story about {x}.", "Please tell a story about {x}.",
                         "Write a story about {x}.", "Write a short story about {x}.",
                         "Once more, with {x} this time: tell me a story about {x}.",
-                        "Do you know a story about {x}?", "Make up a story about {x}."]
+                        "Do you know a story about {x}?", "Make up a story about {x}.",
+                        "Write me a story about {x}.", "Give me a story about {x}."]
 
 
 def skill_story(rng, memo):
@@ -259,10 +261,15 @@ NOUN_FRAMES = ["What is {x}?", "What's {x}?", "what is {x}", "Tell me about {x}.
                "I want to know about {x}.", "Please describe {x}.", "Could you tell me about {x}?",
                "{x}?", "Say something about {x}.", "Help me understand {x}.", "Define {x}.",
                "Please explain {x}.", "What exactly is {x}?", "Tell me more about {x}.",
-               "I have a question about {x}.", "Do you know {x}?", "What can you tell me about {x}?"]
+               "I have a question about {x}.", "Do you know {x}?", "What can you tell me about {x}?",
+               "Tell me what {x} is.", "What do you mean by {x}?", "Give me an explanation of {x}.",
+               "Describe {x}.", "Let us talk about {x}.", "How would you explain {x}?",
+               "{x}, what is that?", "Do you know what {x} is?", "Teach me about {x}."]
 CLAUSE_FRAMES = ["Tell me {x}.", "Can you tell me {x}?", "Could you tell me {x}?", "Please explain {x}.",
                  "I would like to know {x}.", "Do you know {x}?", "Explain {x}.", "I want to know {x}.",
-                 "Can you explain {x}?", "Please tell me {x}.", "I do not understand {x}."]
+                 "Can you explain {x}?", "Please tell me {x}.", "I do not understand {x}.",
+                 "I wonder {x}.", "I am not sure {x}.", "Say {x}.", "Show me {x}.",
+                 "I would like to understand {x}.", "{x}?"]
 SHORT_ENDS = [" Answer in short.", " In short, please.", " Keep it short.", " Short answer, please.",
               " In one sentence.", " Be brief."]
 
@@ -304,6 +311,9 @@ def skill_sum(rng, memo):
                           f"Add {a} and {b}.", f"How much is {a} + {b}?", f"How much is {a} and {b}?",
                           f"What is the sum of {a} and {b}?", f"Calculate {a} + {b}.", f"{a} + {b}?",
                           f"Can you add {a} and {b}?", f"Please add {b} to {a}.", f"What's {a}+{b}?",
+                          f"Add {b} to {a}.", f"What do I get if I add {a} and {b}?",
+                          f"What do you get when you add {a} and {b}?", f"Compute {a} plus {b}.",
+                          f"How much does {a} + {b} make?", f"Can you compute {a} + {b}?",
                           f"What is {a}+{b}?", f"How much is {a} plus {b}?", f"Compute {a} + {b}."])
     else:
         if a < b and rng.random() < 0.8:
@@ -314,6 +324,8 @@ def skill_sum(rng, memo):
                           f"Subtract {b} from {a}.", f"How much is {a} - {b}?", f"Take {b} from {a}.",
                           f"How much is {a} minus {b}?", f"Calculate {a} - {b}.", f"{a} - {b}?",
                           f"Can you subtract {b} from {a}?", f"What's {a}-{b}?", f"What is {a}-{b}?",
+                          f"Take {b} away from {a}.", f"What do I get if I take {b} from {a}?",
+                          f"Please subtract {b} from {a}.", f"Can you compute {a} - {b}?",
                           f"What is the difference of {a} and {b}?", f"Compute {a} - {b}."])
     return ask, answer, True
 
@@ -327,20 +339,27 @@ def skill_word_sum(rng, memo):
     have, do, you = ("have", "do", "you have") if i else ("has", "does", f"{who} has")
     ask_who = "I" if i else who
     if rng.random() < 0.5:
-        verb = "get" if i else "gets"
-        ask = f"{ask_who} {have} {a} {what} and {verb} {b} more. How many {what} {do} {ask_who} have?"
+        verb = rng.choice(["get", "find", "buy", "take"]) + ("" if i else "s")
+        ask = f"{ask_who} {have} {a} {what} and {verb} {b} more. "
+        ask += rng.choice([f"How many {what} {do} {ask_who} have?", f"How many {what} are there?",
+                           f"How many are there now?", f"How many {what} {have} {ask_who} now?"])
         return ask, f"{a} + {b} = {a + b}, so {you} {count(a + b)}.", False
     a, b = max(a, b), min(a, b)
-    verb = "give" if i else "gives"
-    ask = f"{ask_who} {have} {count(a)} and {verb} away {b}. How many {what} {do} {ask_who} have left?"
+    verb = rng.choice(["give away", "lose"] if i else ["gives away", "loses"])
+    ask = f"{ask_who} {have} {count(a)} and {verb} {rng.choice([str(b), NUMBER_WORDS[b]])}. "
+    ask += rng.choice([f"How many {what} {do} {ask_who} have left?", "How many are left?",
+                       f"How many {what} are left?"])
     return ask, f"{a} - {b} = {a - b}, so {you} {count(a - b)} left.", False
 
 
 def skill_hard_sum(rng, memo):
-    a, b = rng.randint(21, 9999), rng.randint(2, 9999)
+    a, b = rng.randint(21, 10 ** rng.randint(2, 4)), rng.randint(1, 10 ** rng.randint(1, 4))
+    if rng.random() < 0.3:
+        a, b = b, a
     op = rng.choice(["+", "-", "*", "/", "x"])
     if op in "*/x":
-        a = rng.randint(2, 99)
+        a, b = rng.randint(2, 99), rng.randint(1, 99) if rng.random() < 0.5 else rng.randint(2, 12)
+        a = a if rng.random() < 0.5 else rng.randint(1, 12)
     name = {"+": "plus", "-": "minus", "*": "times", "/": "divided by", "x": "times"}[op]
     ask = rng.choice([f"What is {a} {op} {b}?", f"{a} {op} {b}", f"{a}{op}{b}", f"What is {a} {name} {b}?",
                       f"How much is {a} {name} {b}?", f"Calculate {a} {op} {b}.",
@@ -457,7 +476,8 @@ def skill_list(rng, memo):
             ", ".join(str(i) for i in range(b, a - 1, -1)) + ".", True
     ask = [f"Count from {a} to {b}.", f"Count from {a} up to {b}.", f"Can you count from {a} to {b}?"]
     if a == 1:
-        ask += [f"Count to {b}.", f"Can you count to {b}?"]
+        word = NUMBER_WORDS[b] if b <= 20 else str(b)
+        ask += [f"Count to {b}.", f"Can you count to {b}?", f"Count to {word}.", f"Count to {word}."]
     return rng.choice(ask), ", ".join(str(i) for i in range(a, b + 1)) + ".", True
 
 
@@ -465,7 +485,10 @@ def skill_small_talk(rng, memo):
     # The first rows (greetings, who are you, what can you do) are what people type first.
     asks, answer = rng.choice(SMALL_TALK) if rng.random() < 0.6 else \
         SMALL_TALK[rng.choice([0, 0, 4, 5, 6, 8, 12])]
-    return rng.choice(asks), answer, True
+    ask = rng.choice(asks)
+    if rng.random() < 0.15 and answer is not SMALL_TALK[0][1]:
+        ask = rng.choice(["Hello! ", "Hi! ", "Hello, ", "Hi, ", "Hey! ", "Good morning! "]) + ask
+    return ask, answer, True
 
 
 def skill_unknown(rng, memo):
@@ -562,7 +585,7 @@ def skill_repeat(rng, memo):
                        "Say: {x}", "Echo: {x}"]).format(x=words), words, False
 
 
-TURNS = [(skill_fact, 40), (skill_sum, 16), (skill_word_sum, 3), (skill_hard_sum, 3),
+TURNS = [(skill_fact, 40), (skill_sum, 16), (skill_word_sum, 3), (skill_hard_sum, 4),
           (skill_compare, 4), (skill_world, 8), (skill_list, 3), (skill_small_talk, 9),
           (skill_unknown, 11), (skill_story, 6), (skill_story_question, 3), (skill_name, 3),
           (skill_memory, 3), (skill_repeat, 3)]

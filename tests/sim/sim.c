@@ -350,7 +350,8 @@ static bool sim_is_idle(const struct sim *sim)
         return false;
     for (uint32_t i = 0; i < sim->n_workers; i++)
         if (!sim->workers[i].up || !sim->workers[i].router_side_up ||
-            !worker_core_is_idle(sim->workers[i].core))
+            !worker_core_is_idle(sim->workers[i].core) ||
+            kv_pool_counts(worker_core_pool(sim->workers[i].core)).quarantined > 0)
             return false;
     return true;
 }

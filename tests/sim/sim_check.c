@@ -27,7 +27,8 @@ static uint32_t sim_banned(const struct sim_request *r, uint32_t position, uint3
     uint32_t n = 0;
     if (position >= r->sampling.min_new_tokens)
         return 0;
-    out[n++] = SIM_EOS;
+    if (!r->sampling.ignore_eos)
+        out[n++] = SIM_EOS;
     for (uint32_t i = 0; i < r->sampling.n_stop_ids; i++)
         out[n++] = r->sampling.stop_ids[i];
     return n;

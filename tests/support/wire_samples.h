@@ -106,7 +106,7 @@ static inline void wire_sample(enum wire_type type, struct wire_msg *out)
         out->u.failed = (struct wire_failed){seq, ST_MISMATCH, 1};
         break;
     case WIRE_CANCEL:
-        out->u.cancel = (struct wire_cancel){seq, WIRE_CANCEL_WRITER_DONE};
+        out->u.cancel = (struct wire_cancel){seq, WIRE_CANCEL_WRITER_DONE, 5};
         break;
     case WIRE_CANCELLED:
         out->u.cancelled = (struct wire_cancelled){seq, 3};

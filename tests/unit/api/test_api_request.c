@@ -316,7 +316,7 @@ static const struct bad bad[] = {
     {C, P "'seed':-9223372036854775809}", 400, "invalid_value", "seed", "64 bits"},
     {C, P "'seed':1e30}", 400, "invalid_value", "seed", "64 bits"},
     {C, P "'seed':'7'}", 400, "invalid_type", "seed", "got a string"},
-    {C, P "'n':0}", 400, "invalid_value", "n", "n must be a whole number from 1 to"},
+    {C, P "'n':0}", 400, "invalid_value", "n", "n must be a whole number of at least 1, got 0"},
     {C, P "'n':-1}", 400, "invalid_value", "n", "got -1"},
     {C, P "'n':5}", 400, "invalid_value", "n", "from 1 to 4, got 5"},
     {C, P "'n':16384}", 400, "invalid_value", "n", "got 16384"},

@@ -121,7 +121,9 @@ struct world {
     uint64_t next_id;
     uint32_t faults; /* per mille chance of each kind a round */
     uint32_t fencing[2];
-    uint32_t connected; /* the prefill worker's endpoint: a fence breaks it, until ACT_CONNECT */
+    /* Each side gave ACT_CONNECT since the last fence that concerned it: the writer's endpoint and
+     * the owner's grant. */
+    uint32_t connected[2];
     uint32_t n_done, n_tokens, n_fenced, n_landed, n_lost_routers, n_retries, n_stale;
 };
 
@@ -361,7 +363,7 @@ static void router_dies(void)
 
 static bool link_is_up(void)
 {
-    return w.connected && !w.fencing[0] && !w.fencing[1];
+    return w.connected[0] && w.connected[1] && !w.fencing[0] && !w.fencing[1];
 }
 
 static void take_push(const struct worker_action *a)
@@ -405,7 +407,9 @@ static void push_land(struct flight *f)
 static void take_fence(uint32_t core)
 {
     w.fencing[core] = 1;
-    w.connected = 0;
+    w.connected[0] = 0;
+    if (core == 1)
+        w.connected[1] = 0;
     w.n_fenced++;
     for (uint32_t i = 0; i < N_FLIGHTS; i++) {
         struct flight *f = &w.flights[i];
@@ -477,8 +481,8 @@ static void take_actions(uint32_t core)
             take_record(&a);
         else if (a.kind == ACT_FENCE)
             take_fence(core);
-        else if (a.kind == ACT_CONNECT && core == 0)
-            w.connected = 1;
+        else if (a.kind == ACT_CONNECT)
+            w.connected[core] = 1;
     }
     if (worker_core_check(w.core[core], why, sizeof(why)) != ST_OK)
         fail_msg("core %u: %s", core, why);
