@@ -64,6 +64,7 @@ static const struct refused_field refused_fields[] = {
     {"is_encoder_decoder", NAN},
     {"add_cross_attention", NAN},
     {"attention_chunk_size", NAN},
+    {"use_mrope", NAN},
     {"no_rope_layers", NAN},
     {"attention_sinks", NAN},
 };
@@ -291,6 +292,10 @@ static void read_window(struct desc_reader *r, const cJSON *root, const struct f
         return;
     if (family->window == WINDOW_NONE && (window != 0 || is_used)) {
         desc_fail(r, ST_UNSUPPORTED, "field \"sliding_window\" is not supported for this family");
+        return;
+    }
+    if (family->window == WINDOW_ALL && !is_used && window != 0) {
+        desc_fail(r, ST_UNSUPPORTED, "field \"use_sliding_window\" is not supported for this family");
         return;
     }
     uint32_t first = 0;

@@ -25,7 +25,8 @@
 enum {
     CORE_CONNS = 64,
     CORE_PEERS = 256,
-    CORE_UNSURE = 256,
+    CORE_UNSURE = 256,        /* attempts with a failed push that are remembered */
+    CORE_ROUTERS_DONE = 256,  /* ROUTER_DONE records that are remembered */
     CORE_CACHE_BATCH = 4096,  /* entries of one WIRE_CACHE */
     CORE_SEQS_MAX = 1u << 16, /* bound on queue_max, for the sizes below */
     CORE_STEP_SEQS_MAX = 4096 /* entries of one WIRE_TOKENS */
@@ -249,6 +250,11 @@ struct worker_core {
         struct wire_seq id;
     } unsure[CORE_UNSURE];
     uint64_t n_unsure;
+    /* ROUTER_DONE records that were counted, a ring; decode role. */
+    struct router_done {
+        uint64_t peer, router;
+    } routers_done[CORE_ROUTERS_DONE];
+    uint64_t n_routers_done;
     uint64_t n_ignored;   /* messages and records that meant nothing here */
     uint32_t *check_refs; /* [block_count] */
 };
@@ -314,6 +320,8 @@ void core_on_reserve(struct worker_core *core, uint64_t now_ns, uint32_t conn,
                      const struct wire_reserve *msg);
 void core_on_prefill(struct worker_core *core, uint64_t now_ns, uint32_t conn,
                      const struct wire_prefill *msg);
+/* May something land that this router's attempts wrote? `id` NULL: any of them. */
+bool core_is_unsure(const struct worker_core *core, uint64_t router, const struct wire_seq *id);
 void core_on_cancel(struct worker_core *core, uint64_t now_ns, uint32_t conn,
                     const struct wire_cancel *msg);
 void seq_cancel(struct worker_core *core, uint64_t now_ns, struct seq *s, bool writer_done);

@@ -1,11 +1,11 @@
 /* Loans: who may be writing into blocks of this pool, and when that is over.
  *
  * RESERVE does not name the prefill worker that will write, so each one known while the loan lives
- * may be it. A quarantined loan ends by
+ * may be it, until a CANCEL names it. A quarantined loan ends by
  *   - a CANCEL with WRITER_DONE, or a COMPLETE or ABORTED record that names it exactly;
  *   - its router having cancelled it, and each possible writer being fenced;
  *   - its router being gone, and each possible writer being fenced or having sent ROUTER_DONE.
- * Time alone only asks for fencing.
+ * Time alone only asks for fencing, once the loan is cancelled: before, its router is about to.
  *
  * Fencing without a cancel is not enough: a PREFILL for the loan may still be on its way to the
  * prefill worker, which is announced anew (PEER) and takes it up on a new connection. After a
@@ -37,9 +37,14 @@ static bool nobody_alive(const struct loan_writers *writers)
 }
 
 /* For an orphaned loan a writer that said ROUTER_DONE is no writer any more. */
-static bool nobody_writes(const struct loan_writers *writers)
+static bool nobody_writes(const struct worker_core *core, const struct loan *loan)
 {
+    const struct loan_writers *writers = &loan->writers;
     uint64_t any = 0;
+    if (loan->writer != 0) {
+        uint32_t peer = peer_find(core, loan->writer);
+        return peer != NONE && peer_set_has(&writers->done, peer);
+    }
     for (uint32_t i = 0; i < CORE_PEERS / 64; i++)
         any |= writers->alive.bits[i] & ~writers->done.bits[i];
     return any == 0;
@@ -101,7 +106,7 @@ void loan_end(struct worker_core *core, struct loan *loan)
 static bool loan_end_try(struct worker_core *core, struct loan *loan)
 {
     bool over = (loan->cancelled && loan->writers.n_fenced > 0 && nobody_alive(&loan->writers)) ||
-                (loan->orphaned && nobody_writes(&loan->writers));
+                (loan->orphaned && nobody_writes(core, loan));
     if (over)
         loan_end(core, loan);
     return over;
@@ -178,10 +183,25 @@ void core_loans_orphan(struct worker_core *core, uint64_t router, bool orphaned)
     }
 }
 
+/* True the first time. The record has no number, and a copy that comes late must not speak for what
+ * the same pair does after that router has connected again. */
+static bool router_done_is_new(struct worker_core *core, uint64_t peer, uint64_t router)
+{
+    for (uint32_t i = 0; i < CORE_ROUTERS_DONE && i < core->n_routers_done; i++) {
+        if (core->routers_done[i].peer == peer && core->routers_done[i].router == router)
+            return false;
+    }
+    core->routers_done[core->n_routers_done++ % CORE_ROUTERS_DONE] =
+        (struct router_done){peer, router};
+    return true;
+}
+
 /* May come before our own connection to that router is seen to be down. */
 void core_on_router_done(struct worker_core *core, uint32_t peer, uint64_t router)
 {
     struct list *node, *tmp;
+    if (!router_done_is_new(core, core->peers[peer].info.instance, router))
+        return;
     list_for_each(node, &core->loaned)
     {
         struct seq *s = list_entry(node, struct seq, link);
@@ -244,8 +264,11 @@ void core_loans_peer_fenced(struct worker_core *core, uint64_t now_ns, uint32_t 
     list_for_each_safe(node, tmp, &core->quarantine)
     {
         struct loan *loan = list_entry(node, struct loan, link);
+        bool is_back = peer_set_has(&loan->writers.back, peer);
         bool dropped = writers_drop(&loan->writers, peer);
-        if (loan->cancelled && loan->writer == core->peers[peer].info.instance)
+        if (is_back)
+            loan->fence_asked = 0; /* it may have the job on its new connection */
+        else if (loan->cancelled && loan->writer == core->peers[peer].info.instance)
             loan_end(core, loan);
         else if (dropped)
             loan_end_try(core, loan);
@@ -287,7 +310,7 @@ void core_loans_tick(struct worker_core *core, uint64_t now_ns)
         struct loan *loan = list_entry(node, struct loan, link);
         if (now_ns - loan->since_ns < core->opts.fence_after_ns)
             return; /* oldest first */
-        if (!loan->fence_asked)
+        if (!loan->fence_asked && loan->cancelled)
             loan_ask_fence(core, loan);
     }
 }
@@ -299,7 +322,7 @@ uint64_t core_loans_deadline(const struct worker_core *core)
     {
         const struct loan *loan = list_entry(node, struct loan, link);
         uint64_t at;
-        if (loan->fence_asked)
+        if (loan->fence_asked || !loan->cancelled)
             continue;
         if (__builtin_add_overflow(loan->since_ns, core->opts.fence_after_ns, &at))
             at = UINT64_MAX;

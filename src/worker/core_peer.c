@@ -119,10 +119,11 @@ void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer
     core_admit(core, now_ns);
 }
 
-/* Not when the router is connected again: D would take it for the new connection's jobs too. */
+/* Not when the router is connected again: the peer would take it for the new connection's jobs too.
+ * And not when something that was written for that router may still land. */
 void core_router_done_try(struct worker_core *core, uint64_t router)
 {
-    if (!is_prefill_role(core) || core->conn_closing)
+    if (!is_prefill_role(core) || core->conn_closing || core_is_unsure(core, router, NULL))
         return;
     for (uint32_t i = 0; i < CORE_CONNS; i++) {
         if (core->conns[i].up && core->conns[i].router == router)

@@ -1,6 +1,8 @@
 /* The prefill side: pushes, their deadlines, and how a job ends. A push that began cannot be called
  * back, so whatever ends a job, its source blocks stay and the router hears of it only when the
- * last push of the job has ended (seq_settle). */
+ * last push of the job has ended (seq_settle). A push that failed is over here, but what it sent
+ * may still land over there: nobody is told that the writes of such a job are done, and the decode
+ * worker fences this one before it gives the blocks away. */
 #include "worker/core_int.h"
 
 #include <assert.h>

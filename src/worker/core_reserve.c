@@ -138,13 +138,15 @@ static void cancel_at_prefill(struct worker_core *core, struct seq *s)
         seq_end(core, s);
 }
 
-static bool is_unsure(const struct worker_core *core, uint64_t router, const struct wire_seq *id)
+bool core_is_unsure(const struct worker_core *core, uint64_t router, const struct wire_seq *id)
 {
     if (core->n_unsure > CORE_UNSURE)
         return true;
-    for (uint64_t i = 0; i < core->n_unsure; i++)
-        if (core->unsure[i].router == router && wire_seq_equal(&core->unsure[i].id, id))
+    for (uint64_t i = 0; i < core->n_unsure; i++) {
+        if (core->unsure[i].router == router &&
+            (id == NULL || wire_seq_equal(&core->unsure[i].id, id)))
             return true;
+    }
     return false;
 }
 
@@ -159,7 +161,7 @@ void core_on_cancel(struct worker_core *core, uint64_t now_ns, uint32_t conn,
         if (s != NULL)
             cancel_at_prefill(core, s);
         else
-            act_cancelled(core, conn, &msg->seq, is_unsure(core, router, &msg->seq));
+            act_cancelled(core, conn, &msg->seq, core_is_unsure(core, router, &msg->seq));
         return;
     }
     if (s != NULL && s->state != SEQ_ENDING)

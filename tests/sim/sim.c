@@ -119,9 +119,10 @@ static void sim_options_draw(struct sim *sim)
     o->write_max_ns = sim_between(sim, 50 * NS_PER_US, 30 * NS_PER_MS);
     o->push_fail_ppm = sim_ppm(sim, 50000, 50);
     o->crash_ppm = sim_ppm(sim, 30000, 40);
-    o->pause_ppm = sim_ppm(sim, 20000, 50);
+    o->pause_ppm = sim_ppm(sim, 80000, 40);
     o->disconnect_ppm = sim_ppm(sim, 20000, 50);
-    o->pause_max_ns = sim_between(sim, 10 * NS_PER_MS, 4 * NS_PER_S);
+    o->pause_max_ns =
+        sim_between(sim, 10 * NS_PER_MS, rng_below(&sim->rng, 2) ? NS_PER_S : 4 * NS_PER_S);
     o->cancel_ppm = sim_ppm(sim, 400000, 30);
     o->stop_ppm = sim_ppm(sim, 20000, 50);
     o->shared_prefix_ppm = sim_ppm(sim, 700000, 30);

@@ -107,7 +107,7 @@ struct sim_worker {
 
 struct sim_choice {
     struct hash_expect expect;
-    uint32_t n_tokens;
+    uint32_t n_tokens, last; /* last: the newest token */
     bool ended;
 };
 

@@ -54,14 +54,14 @@ void sim_expect_token(struct sim *sim, struct sim_request *r, uint32_t choice, u
         return;
     }
     hash_expect_push(&c->expect, token);
-    r->tokens[r->n_prompt] = token; /* the last one, for the finish rule */
+    c->last = token;
     c->n_tokens++;
 }
 
 void sim_expect_finish(struct sim *sim, struct sim_request *r, uint32_t choice, uint32_t finish)
 {
     struct sim_choice *c = &r->choices[choice];
-    uint32_t last = r->tokens[r->n_prompt], want = WIRE_FINISH_NONE;
+    uint32_t last = c->last, want = WIRE_FINISH_NONE;
     bool end_id = !r->sampling.ignore_eos && last == SIM_EOS;
     for (uint32_t i = 0; i < r->sampling.n_stop_ids; i++)
         end_id |= last == r->sampling.stop_ids[i];

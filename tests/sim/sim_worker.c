@@ -184,8 +184,11 @@ static void act_record(struct sim *sim, uint32_t index, const struct worker_acti
         if (e.data == NULL)
             return;
         memcpy(e.data, sim->frame.data, sim->frame.len);
-        sim_schedule(sim, sim_between(sim, 10 * NS_PER_US, i == 0 ? 3 * NS_PER_MS : 2 * NS_PER_S),
-                     &e);
+        uint64_t longest = i > 0 ? 2 * NS_PER_S
+                           : sim_chance(sim, sim->healing ? 0 : sim->opts.reorder_ppm)
+                               ? 4 * NS_PER_S
+                               : 3 * NS_PER_MS;
+        sim_schedule(sim, sim_between(sim, 10 * NS_PER_US, longest), &e);
     }
 }
 
