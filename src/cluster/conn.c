@@ -149,18 +149,27 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *data)
     conn_deliver(conn);
 }
 
+static bool conn_peer_cred(struct conn *conn, struct ucred *out)
+{
+    socklen_t bytes = sizeof(*out);
+    uv_os_fd_t fd;
+    return conn->is_unix && uv_fileno(&conn->s.handle, &fd) == 0 &&
+           getsockopt(fd, SOL_SOCKET, SO_PEERCRED, out, &bytes) == 0;
+}
+
 /* Same user or root, on a UNIX socket. */
 static bool conn_peer_is_trusted(struct conn *conn)
 {
     struct ucred cred;
-    socklen_t bytes = sizeof(cred);
-    uv_os_fd_t fd;
     if (!conn->is_unix)
         return true;
-    if (uv_fileno(&conn->s.handle, &fd) != 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &bytes) != 0)
-        return false;
-    return cred.uid == geteuid() || cred.uid == 0;
+    return conn_peer_cred(conn, &cred) && (cred.uid == geteuid() || cred.uid == 0);
+}
+
+uint32_t conn_peer_pid(struct conn *conn)
+{
+    struct ucred cred;
+    return conn_peer_cred(conn, &cred) && cred.pid > 1 ? (uint32_t)cred.pid : 0;
 }
 
 static enum status conn_start(struct conn *conn)

@@ -38,6 +38,8 @@ enum status conn_send(struct conn *conn, const struct wire_msg *msg);
 void conn_flush(struct conn *conn);
 /* Ends it without a callback. NULL is fine. */
 void conn_close(struct conn *conn);
+/* Process at the other end of a UNIX socket; 0: another host, or not known. */
+uint32_t conn_peer_pid(struct conn *conn);
 /* The caller's pointer given at dial or accept, and a way to change it. */
 void conn_user_set(struct conn *conn, void *user);
 

@@ -3,6 +3,7 @@
 #include "base/secret.h"
 #include "base/time.h"
 #include "observe/log.h"
+#include "supervisor/exit.h"
 #include "supervisor/supervisor_int.h"
 
 #include <errno.h>

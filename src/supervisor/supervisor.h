@@ -17,7 +17,4 @@
  * Returns the exit code: 0 after a drain, 1 on an error (logged). */
 int supervisor_run(const struct config *config, const char *const *argv_config, uint32_t n);
 
-/* Exit code of a process that cannot work with this configuration however often it is started. */
-#define SUPERVISOR_EXIT_CONFIG 78
-
 #endif

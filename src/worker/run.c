@@ -5,6 +5,7 @@
 #include "base/secret.h"
 #include "base/time.h"
 #include "observe/log.h"
+#include "supervisor/exit.h"
 #include "worker/loop_int.h"
 
 #include <stdio.h>
@@ -153,7 +154,7 @@ static enum status worker_core_open(struct worker *w)
 
 static void worker_fail(struct worker *w)
 {
-    w->exit_code = 1;
+    w->exit_code = SUPERVISOR_EXIT_CONFIG;
     uv_stop(&w->loop);
 }
 

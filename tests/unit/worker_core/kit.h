@@ -224,6 +224,15 @@ static inline void kit_cancel(struct kit *kit, uint64_t request, uint32_t attemp
     kit_message(kit, 0, &msg);
 }
 
+/* As a router does that knows which prefill worker got the PREFILL. */
+static inline void kit_cancel_of(struct kit *kit, uint64_t request, uint32_t attempt,
+                                 uint64_t writer)
+{
+    struct wire_msg msg = {.type = WIRE_CANCEL,
+                           .u.cancel = {.seq = kit_seq(request, attempt), .writer = writer}};
+    kit_message(kit, 0, &msg);
+}
+
 static inline void kit_peer(struct kit *kit, uint64_t instance, uint32_t role)
 {
     struct wire_msg msg = {.type = WIRE_PEER,

@@ -413,6 +413,76 @@ static void test_fencing_one_of_two_possible_writers_ends_no_loan(void **state)
     kit_deinit(&kit);
 }
 
+static void test_cancel_that_names_the_writer_leaves_the_others_alone(void **state)
+{
+    (void)state;
+    struct kit kit;
+    setup(&kit, 32);
+    kit_peer(&kit, P2, WIRE_ROLE_PREFILL);
+    for (uint64_t r = 1; r <= 3; r++) {
+        struct wire_job job = kit_job(&kit, r, 1, 6, 3);
+        lend(&kit, &job);
+    }
+    kit_cancel_of(&kit, 1, 1, P1);
+    kit_cancel_of(&kit, 2, 1, P2);
+    kit_cancel_of(&kit, 3, 1, 12345); /* never announced here */
+    assert_int_equal(kit_counts(&kit).quarantined, 6);
+    kit_peer_gone(&kit, P1);
+    kit_fenced(&kit, P1);
+    assert_int_equal(kit_counts(&kit).quarantined, 4);
+    kit_forget(&kit);
+    kit_tick(&kit, 10 * NS_PER_S);
+    assert_int_equal(kit_count(&kit, ACT_FENCE, 0), 2);
+    assert_int_equal(kit_action(&kit, ACT_FENCE, 0, 0)->peer, P2);
+    assert_int_equal(kit_action(&kit, ACT_FENCE, 0, 1)->peer, 12345);
+    kit_fenced(&kit, 12345);
+    assert_int_equal(kit_counts(&kit).quarantined, 2);
+    kit_fenced(&kit, P2);
+    assert_all_back(&kit);
+    kit_deinit(&kit);
+}
+
+static void test_uncancelled_loan_is_left_to_its_router(void **state)
+{
+    (void)state;
+    struct kit kit;
+    setup(&kit, 32);
+    struct wire_job job = kit_job(&kit, 1, 1, 6, 3);
+    lend(&kit, &job);
+    job.seq.attempt = 2;
+    lend(&kit, &job); /* the first attempt is over, but its PREFILL may be on its way */
+    kit_tick(&kit, 100 * NS_PER_S);
+    assert_int_equal(kit_count(&kit, ACT_FENCE, 0), 0);
+    kit_cancel_of(&kit, 1, 1, P1);
+    assert_cancelled(&kit, 0, 1, 2);
+    kit_tick(&kit, 1);
+    assert_int_equal(kit_count(&kit, ACT_FENCE, 0), 1);
+    kit_fenced(&kit, P1);
+    assert_int_equal(kit_counts(&kit).quarantined, 2); /* the second: failed, not cancelled */
+    kit_cancel_of(&kit, 1, 2, P1);
+    assert_all_back(&kit);
+    kit_deinit(&kit);
+}
+
+static void test_router_done_counts_once(void **state)
+{
+    (void)state;
+    struct kit kit;
+    setup(&kit, 32);
+    router_done(&kit, P1); /* the connection to P1 broke, and is there again */
+    struct wire_job job = kit_job(&kit, 1, 1, 6, 3);
+    lend(&kit, &job);
+    router_done(&kit, P1); /* a late copy */
+    worker_core_conn_down(kit.core, kit.now, 0);
+    kit_drain(&kit);
+    router_done(&kit, P1);
+    assert_int_equal(kit_counts(&kit).quarantined, 2);
+    kit_tick(&kit, 10 * NS_PER_S);
+    kit_fenced(&kit, P1);
+    assert_all_back(&kit);
+    kit_deinit(&kit);
+}
+
 static void test_writer_that_becomes_known_during_a_loan_counts(void **state)
 {
     (void)state;
@@ -659,6 +729,9 @@ int main(void)
         cmocka_unit_test(test_repeated_reserve_gets_the_same_answer),
         cmocka_unit_test(test_peer_gone_asks_for_fencing_and_fencing_ends_its_loans),
         cmocka_unit_test(test_fencing_one_of_two_possible_writers_ends_no_loan),
+        cmocka_unit_test(test_cancel_that_names_the_writer_leaves_the_others_alone),
+        cmocka_unit_test(test_uncancelled_loan_is_left_to_its_router),
+        cmocka_unit_test(test_router_done_counts_once),
         cmocka_unit_test(test_writer_that_becomes_known_during_a_loan_counts),
         cmocka_unit_test(test_uncancelled_loan_outlives_the_fence_of_a_writer_that_comes_back),
         cmocka_unit_test(test_loan_cancelled_after_its_writer_was_announced_anew_waits_for_it),

@@ -1,7 +1,8 @@
-/* A prefill core and a decode core with memories, a transport that lands writes late, and a router
- * that cancels and retries at random. Each KV slot holds the token it was computed from, and the
- * next token is a hash of all slots of a sequence, so a stale, foreign or missing block changes the
- * output; the expected output is computed from the request alone. Checked all the time:
+/* A prefill core and a decode core with memories, a transport that lands writes late, also those of
+ * pushes that it has reported as failed, and a router that cancels and retries at random. Each KV
+ * slot holds the token it was computed from, and the next token is a hash of all slots of a
+ * sequence, so a stale, foreign or missing block changes the output; the expected output is
+ * computed from the request alone. Checked all the time:
  *   - a write lands only in a block that is on loan or in quarantine, of the generation it names;
  *   - every accepted token is the expected one;
  *   - both cores keep their invariants, and allocate nothing after create. */
@@ -84,7 +85,8 @@ struct flight {
     struct wire_tokens_entry entry;
     /* PUSH */
     uint64_t push_id;
-    uint32_t n_vec, layer_first, layer_count, landed, status;
+    uint32_t n_vec, layer_first, layer_count, status;
+    uint32_t is_ghost; /* it was reported already, as failed, and may land for all that */
     struct worker_push_vec vec[VEC_MAX];
     uint32_t data[VEC_MAX][LAYERS][BT]; /* read when it begins */
 };
@@ -100,7 +102,10 @@ struct request {
 
 /* A cancelled attempt that the router has not seen acknowledged. */
 struct cancel {
-    uint32_t used, p_done;
+    uint32_t used;
+    uint32_t p_done;  /* the prefill worker writes no more */
+    uint32_t vouched; /* ... and all it wrote has landed */
+    uint64_t writer;
     struct wire_seq seq;
 };
 
@@ -212,21 +217,26 @@ static void router_attempt(struct request *r)
     f->msg.u.reserve.local = r->local;
 }
 
-static void router_cancel(const struct wire_seq *seq, uint32_t p_done)
+/* The current attempt is over. p_done, vouched: what the prefill worker said. */
+static void router_cancel(const struct request *r, uint32_t p_done, uint32_t vouched)
 {
+    bool sent = r->phase != RESERVING && !r->local; /* a PREFILL */
     for (uint32_t i = 0; i < 256; i++) {
-        if (!w.cancels[i].used) {
-            w.cancels[i] = (struct cancel){1, p_done, *seq};
-            return;
-        }
+        if (w.cancels[i].used)
+            continue;
+        w.cancels[i] = (struct cancel){.used = 1,
+                                       .p_done = p_done || !sent,
+                                       .vouched = vouched || !sent,
+                                       .writer = sent ? P_ID : 0,
+                                       .seq = {r->id, r->attempt, 0}};
+        return;
     }
     fail_msg("too many cancels");
 }
 
-/* Gives the current attempt up. p_done: the prefill worker said that it writes no more. */
-static void router_retry(struct request *r, uint32_t p_done)
+static void router_retry(struct request *r, uint32_t p_done, uint32_t vouched)
 {
-    router_cancel(&(struct wire_seq){r->id, r->attempt, 0}, p_done || r->phase == RESERVING);
+    router_cancel(r, p_done, vouched);
     w.n_retries++;
     router_attempt(r);
 }
@@ -239,8 +249,8 @@ static void router_repeat_cancels(void)
             continue;
         if (!c->p_done)
             router_send(0, WIRE_CANCEL)->msg.u.cancel = (struct wire_cancel){.seq = c->seq};
-        router_send(1, WIRE_CANCEL)->msg.u.cancel =
-            (struct wire_cancel){.seq = c->seq, .flags = c->p_done ? WIRE_CANCEL_WRITER_DONE : 0};
+        router_send(1, WIRE_CANCEL)->msg.u.cancel = (struct wire_cancel){
+            .seq = c->seq, .flags = c->vouched ? WIRE_CANCEL_WRITER_DONE : 0, .writer = c->writer};
     }
 }
 
@@ -291,6 +301,41 @@ static void router_on_reserved(const struct wire_reserved *m)
     p->blocks = f->blocks;
 }
 
+static struct cancel *cancel_of(const struct wire_seq *seq)
+{
+    for (uint32_t i = 0; i < 256; i++) {
+        if (w.cancels[i].used && wire_seq_equal(&w.cancels[i].seq, seq))
+            return &w.cancels[i];
+    }
+    return NULL;
+}
+
+static void router_on_failed(uint32_t core, const struct wire_failed *m)
+{
+    struct request *r = request_of(&m->seq);
+    struct cancel *c = cancel_of(&m->seq);
+    assert_int_not_equal(m->status, ST_MISMATCH);
+    if (r != NULL)
+        router_retry(r, core == 0, core == 0 && m->writer_done);
+    if (c == NULL || core != 0)
+        return;
+    c->p_done = 1;
+    c->vouched |= m->writer_done;
+}
+
+static void router_on_cancelled(uint32_t core, const struct wire_cancelled *m)
+{
+    struct cancel *c = cancel_of(&m->seq);
+    if (c == NULL)
+        return;
+    if (core == 0) {
+        c->p_done = 1;
+        c->vouched |= m->n_quarantined == 0;
+    } else if (m->n_quarantined == 0 && c->p_done) {
+        c->used = 0;
+    }
+}
+
 static void router_on_message(const struct flight *f)
 {
     if (f->instance != w.router)
@@ -299,23 +344,10 @@ static void router_on_message(const struct flight *f)
         router_on_tokens(&f->entry);
     else if (f->msg.type == WIRE_RESERVED)
         router_on_reserved(&f->msg.u.reserved);
-    else if (f->msg.type == WIRE_FAILED) {
-        struct request *r = request_of(&f->msg.u.failed.seq);
-        assert_int_not_equal(f->msg.u.failed.status, ST_MISMATCH);
-        if (r != NULL)
-            router_retry(r, f->core == 0 && f->msg.u.failed.writer_done);
-    } else if (f->msg.type == WIRE_CANCELLED) {
-        const struct wire_cancelled *m = &f->msg.u.cancelled;
-        for (uint32_t i = 0; i < 256; i++) {
-            struct cancel *c = &w.cancels[i];
-            if (!c->used || !wire_seq_equal(&c->seq, &m->seq))
-                continue;
-            if (f->core == 0)
-                c->p_done = 1;
-            else if (m->n_quarantined == 0 && c->p_done)
-                c->used = 0;
-        }
-    }
+    else if (f->msg.type == WIRE_FAILED)
+        router_on_failed(f->core, &f->msg.u.failed);
+    else if (f->msg.type == WIRE_CANCELLED)
+        router_on_cancelled(f->core, &f->msg.u.cancelled);
 }
 
 /* A fresh request; prompts come from few families, so that prefixes are shared. */
@@ -366,29 +398,39 @@ static bool link_is_up(void)
     return w.connected[0] && w.connected[1] && !w.fencing[0] && !w.fencing[1];
 }
 
+static void push_ack(struct flight *push, enum status st)
+{
+    struct flight *f = flight_new(PUSH_ACK, 0, 10);
+    f->push_id = push->push_id;
+    f->status = (uint32_t)st;
+    push->is_ghost = 1;
+}
+
 static void take_push(const struct worker_action *a)
 {
     struct flight *f = flight_new(PUSH, 1, 30);
+    f->is_ghost = 0;
     f->push_id = a->push_id;
     f->n_vec = a->n_vec;
     f->layer_first = a->layer_first;
     f->layer_count = a->layer_count;
-    f->landed = 0;
     assert_int_equal(a->dst_epoch, 71);
     assert_true(a->n_vec <= VEC_MAX);
     memcpy(f->vec, a->vec, a->n_vec * sizeof(f->vec[0]));
     for (uint32_t i = 0; i < a->n_vec; i++)
         memcpy(f->data[i], w.p_mem[a->vec[i].src_block], sizeof(f->data[i]));
-    if (!link_is_up())
-        f->status = ST_PEER_LOST;
-    else
-        f->status = chance(w.faults) ? ST_IO : ST_OK;
+    if (!link_is_up()) {
+        push_ack(f, ST_PEER_LOST);
+        f->used = 0; /* there is no connection for it to take */
+    } else if (chance(w.faults)) {
+        push_ack(f, ST_IO);
+    }
 }
 
 /* A write lands: the one moment at which a freed block would be overwritten. */
 static void push_land(struct flight *f)
 {
-    for (uint32_t i = 0; i < f->n_vec && f->status == ST_OK; i++) {
+    for (uint32_t i = 0; i < f->n_vec; i++) {
         uint32_t generation;
         const struct worker_push_vec *v = &f->vec[i];
         char state = kv_pool_block_state(worker_core_pool(w.core[1]), v->dst_block, &generation);
@@ -398,12 +440,13 @@ static void push_land(struct flight *f)
             memcpy(w.d_mem[v->dst_block][l], f->data[i][l], sizeof(f->data[i][l]));
         w.n_landed++;
     }
-    f->kind = PUSH_ACK;
-    f->core = 0;
-    f->due = w.now + (1 + draw(10)) * NS_PER_MS;
+    if (!f->is_ghost)
+        push_ack(f, ST_OK);
+    f->used = 0;
 }
 
-/* The endpoint is force-closed: what has not landed never will, and both sides hear of it. */
+/* The endpoint is force-closed: both sides hear of it, records are lost, pushes fail. What was sent
+ * may land all the same until the fence of the owner is complete. */
 static void take_fence(uint32_t core)
 {
     w.fencing[core] = 1;
@@ -417,10 +460,8 @@ static void take_fence(uint32_t core)
             continue;
         if (f->kind == RECORD)
             f->used = 0;
-        if (f->kind == PUSH) {
-            f->status = ST_PEER_LOST;
-            push_land(f);
-        }
+        if (f->kind == PUSH && !f->is_ghost)
+            push_ack(f, ST_PEER_LOST);
         if (f->kind == PUSH_ACK && f->due > w.now + 3 * NS_PER_MS)
             f->due = w.now + (1 + draw(3)) * NS_PER_MS;
     }
@@ -512,6 +553,8 @@ static void deliver(struct flight *f)
         break;
     case FENCED:
         w.fencing[core] = 0;
+        for (uint32_t i = 0; core == 1 && i < N_FLIGHTS; i++)
+            w.flights[i].used &= w.flights[i].kind != PUSH;
         worker_core_fenced(w.core[core], w.now, core == 0 ? D_ID : P_ID);
         if (!w.fencing[0] && !w.fencing[1])
             send_peers();
@@ -611,10 +654,10 @@ static void world_faults(void)
         struct request *r = &w.requests[i];
         if (r->phase == IDLE || r->phase == DONE)
             continue;
-        if (chance(w.faults))
-            router_retry(r, 0);
-        else if (chance(w.faults)) { /* the client is gone */
-            router_cancel(&(struct wire_seq){r->id, r->attempt, 0}, 0);
+        if (chance(w.faults)) {
+            router_retry(r, 0, 0);
+        } else if (chance(w.faults)) { /* the client is gone */
+            router_cancel(r, 0, 0);
             r->phase = IDLE;
         }
     }
@@ -658,7 +701,7 @@ static struct worker_core *core_new(uint32_t core)
                                     .stats_interval_ns = NS_PER_S / 10,
                                     .push_floor_bytes_per_s = 1000000,
                                     .push_slack_ns = 40 * NS_PER_MS,
-                                    .fence_after_ns = 2 * NS_PER_S};
+                                    .fence_after_ns = 150 * NS_PER_MS};
     struct worker_core *out = NULL;
     assert_int_equal(worker_core_create(&opts, &out), ST_OK);
     return out;
