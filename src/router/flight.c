@@ -29,6 +29,7 @@ static void flight_free(struct flight *f)
     free(f->choices);
     free(f->last_ns);
     free(f->prompts);
+    free(f->body);
     list_del(&f->node);
     r->n_flights--;
     free(f);
@@ -153,8 +154,9 @@ static void flight_parsed(struct flight *f)
 
 static void flight_parse(struct flight *f)
 {
-    f->parse_status = api_request_parse(&f->router->api, f->endpoint, f->http->body,
-                                        f->http->body_bytes, &f->request, &f->error);
+    const char *body = f->body != NULL ? f->body : f->http->body;
+    f->parse_status = api_request_parse(&f->router->api, f->endpoint, body, f->body_bytes,
+                                        &f->request, &f->error);
 }
 
 static void on_parse_work(uv_work_t *work)
@@ -194,7 +196,12 @@ void flight_start(struct router *r, struct http_request *req, enum api_endpoint 
         flight_parsed(f);
         return;
     }
-    f->in_work = uv_queue_work(&r->loop, &f->work, on_parse_work, on_parse_done) == 0;
+    /* The client may go, and its connection's memory with it, while another thread parses. */
+    f->body = malloc(req->body_bytes + 1);
+    if (f->body != NULL) {
+        memcpy(f->body, req->body, req->body_bytes + 1);
+        f->in_work = uv_queue_work(&r->loop, &f->work, on_parse_work, on_parse_done) == 0;
+    }
     if (!f->in_work)
         flight_fail(f, ST_NO_MEMORY);
 }

@@ -54,6 +54,8 @@ struct flight {
     struct api_error error; /* of the parse */
     enum status parse_status;
     uv_work_t work;
+    char *body; /* copy of a large one, parsed off the loop */
+    size_t body_bytes;
     bool in_work, begun, response_made;
     struct api_response response;
     struct api_choice_stream *choices;

@@ -5,9 +5,9 @@
  * each pool lies at a virtual address that is a constant of the protocol (kv_window_base), so a
  * writer computes the remote address itself and the owner's registration bounds it.
  *
- * Threads: every function is called by the worker's loop thread. A transport may run its own progress
- * thread behind them; results come back through transport_next_event, and `event_fd` turns readable
- * when there may be some. */
+ * Threads: every function is called by the worker's loop thread. A transport may run its own
+ * progress thread behind them; results come back through transport_next_event, and `event_fd` turns
+ * readable when there may be some. */
 #ifndef TRANSPORT_TRANSPORT_H
 #define TRANSPORT_TRANSPORT_H
 
@@ -16,24 +16,32 @@
 
 #include <stdint.h>
 
-#define TRANSPORT_PEERS_MAX 64u
+#define TRANSPORT_PEERS_MAX        64u
 #define TRANSPORT_RECORD_BYTES_MAX (1u << 21)
 
-struct transport;
+struct transport_ops;
+
+/* Head of every transport. */
+struct transport {
+    const struct transport_ops *ops;
+};
 
 struct transport_opts {
-    uint64_t instance;       /* own process instance */
+    uint64_t instance; /* own process instance */
     uint8_t host_id[16];
-    struct wire_pool pool;   /* geometry of the own pool */
-    void *pool_base;         /* pool.block_count * pool.block_bytes bytes; see transport_pool_map */
-    uint64_t peer_dead_ns;   /* how long a silent peer may stay silent before it counts as lost */
-    const char *bind_host;   /* NULL: the transport's default */
+    struct wire_pool pool; /* geometry of the own pool */
+    void *pool_base;       /* pool.block_count * pool.block_bytes bytes; see transport_pool_map */
+    uint64_t peer_dead_ns; /* how long a silent peer may stay silent before it counts as lost */
+    const char *bind_host; /* NULL: the transport's default */
 };
 
 enum transport_event_kind {
-    TRANSPORT_PUSH_DONE,  /* push_id, status; ST_OK: the bytes are in the peer's memory */
+    /* push_id, status; once a push. ST_OK: all bytes are in the peer's memory. Anything else: the
+     * source may be reused, but what was under way may still land until the peer has fenced us. */
+    TRANSPORT_PUSH_DONE,
     TRANSPORT_RECORD,     /* bytes sent by peer with transport_record, whole */
-    TRANSPORT_PEER_ERROR, /* the connection to peer is lost; its pushes are reported as failed too */
+    TRANSPORT_PEER_ERROR, /* the connection to peer is lost; its pushes are reported as failed too
+                           */
     TRANSPORT_FENCED,     /* answer to transport_fence: peer can write no more */
 };
 
@@ -66,13 +74,16 @@ struct transport_ops {
      * such peer; ST_INVALID: out of range; ST_FULL: too much under way. */
     enum status (*push)(struct transport *t, uint64_t peer, uint64_t push_id,
                         const struct transport_vec *vec, uint32_t n_vec, uint64_t deadline_ns);
-    /* Sends a record. Not ordered with pushes under way: send it after their PUSH_DONE. Copies data. */
+    /* Sends a record. Not ordered with pushes under way: send it after their PUSH_DONE. Copies
+     * data. */
     enum status (*record)(struct transport *t, uint64_t peer, const uint8_t *data, uint32_t bytes);
     /* Makes sure that peer can write into the own pool no more, then reports FENCED. Its process is
      * dead, or its endpoint is force-closed and what it could reach us by is gone. Repeatable. */
     enum status (*fence)(struct transport *t, uint64_t peer);
     bool (*next_event)(struct transport *t, struct transport_event *out);
     int (*event_fd)(struct transport *t);
+    /* One line for log and status: library version, error mode, settings. */
+    void (*describe)(struct transport *t, char *out, uint32_t bytes);
     void (*close)(struct transport *t);
 };
 
@@ -83,7 +94,8 @@ extern const struct transport_ops transport_ucx_ops;
 /* Picks by config ("auto" or a name) and the require list (n = 0: any). Writes one line per refusal
  * and the choice into out_why for the log. ST_UNSUPPORTED: none fits, out_why says why. */
 enum status transport_select(const char *wanted, const char *const *require, uint32_t n_require,
-                             const struct transport_ops **out_ops, char *out_why, uint32_t why_bytes);
+                             const struct transport_ops **out_ops, char *out_why,
+                             uint32_t why_bytes);
 
 /* Protocol-constant virtual address of pool `pool` (< 16) of any process. */
 uint64_t kv_window_base(uint32_t pool);

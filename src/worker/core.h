@@ -11,6 +11,7 @@
  *
  * Rules:
  *  - Reservations wait in a bounded FIFO until blocks are there; FULL answers FAILED(ST_FULL).
+ *    RESERVE(remote) with no prefill worker announced: FAILED(ST_UNAVAILABLE).
  *  - A step never mixes two items of one sequence. Decoding sequences go first, then prompt chunks
  *    up to max_batch_tokens; a chunk ends at a block border unless it ends the prompt.
  *  - Blocks of a sequence that ends while a step using them is under way come back after the step.

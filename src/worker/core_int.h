@@ -255,6 +255,8 @@ struct worker_core {
         uint64_t peer, router;
     } routers_done[CORE_ROUTERS_DONE];
     uint64_t n_routers_done;
+    uint64_t fenced[CORE_PEERS]; /* instances fenced and not announced since, a ring; 0: none */
+    uint64_t n_fenced;
     uint64_t n_ignored;   /* messages and records that meant nothing here */
     uint32_t *check_refs; /* [block_count] */
 };
@@ -335,6 +337,8 @@ void seq_token(struct worker_core *core, struct seq *s, uint32_t token);
 uint32_t seq_end_ids(const struct worker_core *core, const struct seq *s, uint32_t *out_ids);
 
 /* core_loan.c */
+/* Is any prefill worker known here? */
+bool core_has_writers(const struct worker_core *core);
 void loan_writers_init(struct worker_core *core, struct loan_writers *writers);
 /* LOANED -> its blocks wait in quarantine under (router, id); its sequence is ready for seq_end. */
 void seq_quarantine(struct worker_core *core, uint64_t now_ns, struct seq *s);
@@ -371,6 +375,8 @@ void core_pushes_peer_lost(struct worker_core *core, uint32_t peer, bool fenced)
 
 /* core_peer.c */
 uint32_t peer_find(const struct worker_core *core, uint64_t instance);
+/* It was fenced, and not announced since: it cannot write here. */
+bool peer_is_gone(const struct worker_core *core, uint64_t instance);
 void core_on_peer(struct worker_core *core, uint32_t conn, const struct wire_peer *info);
 void peer_fence_instance(struct worker_core *core, uint64_t instance);
 void peer_fence(struct worker_core *core, uint32_t peer);

@@ -15,6 +15,15 @@
 
 #include <assert.h>
 
+bool core_has_writers(const struct worker_core *core)
+{
+    for (uint32_t i = 0; i < CORE_PEERS; i++) {
+        if (core->peers[i].state != PEER_FREE && core->peers[i].info.role == WIRE_ROLE_PREFILL)
+            return true;
+    }
+    return false;
+}
+
 void loan_writers_init(struct worker_core *core, struct loan_writers *writers)
 {
     *writers = (struct loan_writers){0};
@@ -105,8 +114,10 @@ void loan_end(struct worker_core *core, struct loan *loan)
  * the router is gone, which would have announced its writer. */
 static bool loan_end_try(struct worker_core *core, struct loan *loan)
 {
-    bool over = (loan->cancelled && loan->writers.n_fenced > 0 && nobody_alive(&loan->writers)) ||
-                (loan->orphaned && nobody_writes(core, loan));
+    bool all_fenced = loan->writer != 0
+                          ? peer_is_gone(core, loan->writer)
+                          : loan->writers.n_fenced > 0 && nobody_alive(&loan->writers);
+    bool over = (loan->cancelled && all_fenced) || (loan->orphaned && nobody_writes(core, loan));
     if (over)
         loan_end(core, loan);
     return over;

@@ -12,6 +12,15 @@ uint32_t peer_find(const struct worker_core *core, uint64_t instance)
     return NONE;
 }
 
+bool peer_is_gone(const struct worker_core *core, uint64_t instance)
+{
+    for (uint32_t i = 0; i < CORE_PEERS; i++) {
+        if (core->fenced[i] == instance)
+            return peer_find(core, instance) == NONE;
+    }
+    return false;
+}
+
 static void peer_store(struct peer *peer, const struct wire_peer *info)
 {
     peer->info = *info;
@@ -26,6 +35,10 @@ static void peer_up(struct worker_core *core, uint32_t at)
 {
     core->peers[at].state = PEER_UP;
     core->peers[at].come_back = 0;
+    for (uint32_t i = 0; i < CORE_PEERS; i++) {
+        if (core->fenced[i] == core->peers[at].info.instance)
+            core->fenced[i] = 0;
+    }
     act_connect(core, at);
 }
 
@@ -101,6 +114,12 @@ void worker_core_peer_error(struct worker_core *core, uint64_t now_ns, uint64_t 
     core_admit(core, now_ns);
 }
 
+static void peer_forget(struct worker_core *core, uint32_t at)
+{
+    core->peers[at].state = PEER_FREE;
+    core->fenced[core->n_fenced++ % CORE_PEERS] = core->peers[at].info.instance;
+}
+
 void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer)
 {
     uint32_t at = peer_find(core, peer);
@@ -115,7 +134,7 @@ void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer
     if (core->peers[at].come_back)
         peer_up(core, at);
     else
-        core->peers[at].state = PEER_FREE;
+        peer_forget(core, at);
     core_admit(core, now_ns);
 }
 

@@ -59,6 +59,8 @@ void core_on_reserve(struct worker_core *core, uint64_t now_ns, uint32_t conn,
     bool served =
         core->opts.role == WIRE_ROLE_DECODE || (core->opts.role == WIRE_ROLE_UNIFIED && msg->local);
     enum status st = served ? job_check(core, &msg->job) : ST_UNSUPPORTED;
+    if (st == ST_OK && !msg->local && !core_has_writers(core))
+        st = ST_UNAVAILABLE; /* blocks lent to nobody known could not be taken back by fencing */
     if (st == ST_OK) {
         s = seq_create(core, conn, &msg->job);
         st = s != NULL ? ST_OK : ST_FULL;

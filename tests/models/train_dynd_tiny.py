@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Trains dynd-tiny, the model in the box, and writes it as a Hugging Face model directory.
 
-    python3 tests/models/train_dynd_tiny.py --out configs/models/dynd-tiny        # one GPU
+    python3 tests/models/train_dynd_tiny.py --out configs/models/dynd-tiny --compile  # one GPU
     python3 tests/models/train_dynd_tiny.py --out /tmp/x --device cpu --steps 3 --shard-docs 300 \
         --workers 2 --batch-tokens 2048                                           # does it run?
 
 Made with Python 3.12, torch 2.11.0, transformers 5.17.0, tokenizers 0.23.2, safetensors 0.8.0 on one
-H100. The tokenizer follows from the seed. The weights follow from it up to the order in which a GPU
-adds, so a second run gives a model as good as this one but not the same bytes; the golden data under
-tests/golden must then be made again.
+H100: 9,000 steps of 65,536 tokens, final loss 0.083, six minutes in all.
+
+The tokenizer follows from the seed. The weights follow from it up to the order in which a GPU adds,
+so a second run gives a model as good as this one but not the same bytes. After new training run
+eval_dynd_tiny.py, then tests/golden/make_logits_golden.py and make_texts_golden.py, and last
+check_model.py --write.
 
 Written: config.json generation_config.json model.safetensors (bf16) tokenizer.json
 tokenizer_config.json chat_template.jinja

@@ -65,6 +65,20 @@ static void test_peer_is_connected_once_and_only_with_our_layout(void **state)
     kit_deinit(&kit);
 }
 
+static void test_reserve_for_a_writer_needs_one_that_was_announced(void **state)
+{
+    (void)state;
+    struct kit kit;
+    struct worker_core_opts opts = kit_opts(WIRE_ROLE_DECODE, 16);
+    kit_init(&kit, &opts);
+    kit_peer(&kit, 700, WIRE_ROLE_DECODE);
+    kit_reserve(&kit, 1, 1, 10, 3, 0);
+    assert_failed(&kit, 0, 1, ST_UNAVAILABLE, 1);
+    kit_reserve(&kit, 1, 2, 10, 3, 1);
+    assert_non_null(kit_sent(&kit, WIRE_RESERVED, 0));
+    kit_deinit(&kit);
+}
+
 static void test_reserve_lends_the_uncached_blocks(void **state)
 {
     (void)state;
@@ -714,6 +728,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_peer_is_connected_once_and_only_with_our_layout),
+        cmocka_unit_test(test_reserve_for_a_writer_needs_one_that_was_announced),
         cmocka_unit_test(test_reserve_lends_the_uncached_blocks),
         cmocka_unit_test(test_complete_record_starts_decoding_with_the_first_token),
         cmocka_unit_test(test_complete_record_with_an_ending_first_token_ends_at_once),
