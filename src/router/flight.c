@@ -189,8 +189,7 @@ void flight_start(struct router *r, struct http_request *req, enum api_endpoint 
     buf_init(&f->out, ANSWER_BYTES_MAX);
     list_add_tail(&r->flights, &f->node);
     r->n_flights++;
-    /* A body parsed off the loop must outlive its client: it is read from the connection's memory,
-     * so it stays on the loop when it is small, and is copied when it is not. */
+    f->body_bytes = req->body_bytes;
     if (req->body_bytes <= PARSE_INLINE_BYTES) {
         flight_parse(f);
         flight_parsed(f);

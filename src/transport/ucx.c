@@ -239,7 +239,9 @@ static void ucx_close(struct transport *t)
     free(ucx);
 }
 
-static void settings_apply(struct ucx *ucx, ucp_config_t *config)
+/* Through the environment, which UCX reads for its lower layers too; before any other thread of the
+ * process may look at it. */
+static void settings_apply(struct ucx *ucx)
 {
     unsigned major, minor, release;
     char variable[64];
@@ -248,11 +250,9 @@ static void settings_apply(struct ucx *ucx, ucp_config_t *config)
                         major, minor, release);
     for (size_t i = 0; i < sizeof(settings) / sizeof(*settings); i++) {
         snprintf(variable, sizeof(variable), "UCX_%s", settings[i].name);
-        const char *own = getenv(variable);
-        if (own == NULL)
-            ucp_config_modify(config, settings[i].name, settings[i].value);
+        setenv(variable, settings[i].value, 0);
         used += snprintf(ucx->settings + used, sizeof(ucx->settings) - (size_t)used, ", %s=%s",
-                         settings[i].name, own != NULL ? own : settings[i].value);
+                         settings[i].name, getenv(variable));
     }
 }
 
@@ -269,9 +269,9 @@ static enum status context_open(struct ucx *ucx)
         .address = ucx->opts.pool_base,
         .length = (size_t)ucx->opts.pool.block_count * ucx->opts.pool.block_bytes,
         .flags = UCP_MEM_MAP_NONBLOCK}; /* do not touch all pages now */
+    settings_apply(ucx);
     if (ucp_config_read(NULL, NULL, &config) != UCS_OK)
         return ST_INTERNAL;
-    settings_apply(ucx, config);
     ucs_status_t rc = ucp_init(&params, config, &ucx->context);
     ucp_config_release(config);
     if (rc != UCS_OK)

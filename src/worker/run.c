@@ -105,8 +105,9 @@ static enum status worker_transport_open(struct worker *w)
         log_error("no KV transport", LOG_STR("why", why), LOG_STR("status", status_name(st)));
         return w->hello.role == WIRE_ROLE_PREFILL || c->kv_transfer.require.count > 0 ? st : ST_OK;
     }
+    w->transport_ops->describe(w->transport, why, sizeof(why));
     log_info("KV transport chosen", LOG_STR("transport", w->transport_ops->name),
-             LOG_STR("why", why));
+             LOG_STR("is", why));
     snprintf(w->hello.transport, sizeof(w->hello.transport), "%s", w->transport_ops->name);
     w->transport_ops->export_blob(w->transport, &w->hello.blob, &w->hello.blob_bytes);
     uv_poll_init(&w->loop, &w->transport_poll, w->transport_ops->event_fd(w->transport));
