@@ -341,6 +341,9 @@ void rc_on_failed(struct router_core *core, uint64_t now, uint32_t slot,
         /* It writes no more; whether all has landed it may not know. */
         c->writer_done |= m->writer_done != 0;
         c->prefill_over = true;
+        /* It does not know the decode worker, or has lost it: say again how to reach it. */
+        if (m->status == ST_PEER_LOST && rc_leg_is_up(core, &c->decode))
+            rc_send(core, WIRE_PEER, slot)->peer = c->decode.worker;
         rc_attempt_end(core, now, c, (enum status)m->status, slot);
     } else if (is_current && c->decode.worker == slot && rc_leg_is_up(core, &c->decode)) {
         if (m->writer_done)

@@ -9,9 +9,10 @@
 
 /* Below where the kernel places libraries and stacks, inside what ThreadSanitizer and
  * AddressSanitizer let a program use on x86-64. */
-#define WINDOW_BASE   0x7e9000000000ull
-#define WINDOW_STRIDE (16ull << 30) /* between pools of one process; one pool alone may be larger  \
-                                     */
+#define WINDOW_BASE 0x7e9000000000ull
+#define WINDOW_STRIDE                                                                              \
+    (16ull << 30) /* between pools of one process; one pool alone may be larger                    \
+                   */
 #define WINDOW_BYTES (400ull << 30)
 
 const struct transport_ops *const transport_table[] = {&transport_ucx_ops, NULL};

@@ -42,7 +42,7 @@ struct ucx_peer {
     bool used, failed; /* failed: seen by the error handler, to be closed by the thread */
     uint64_t instance;
     struct wire_pool pool;
-    bool same_host;
+    bool same_host, is_writer; /* is_writer: may write into our pool */
     uint32_t pid;
     uint64_t pid_start;
     int pidfd; /* -1: not open */

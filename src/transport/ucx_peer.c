@@ -11,8 +11,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define DRAIN_ROUNDS 2u /* idle looks after a peer's death before nothing of it can be under way   \
-                         */
+#define DRAIN_ROUNDS                                                                               \
+    2u /* idle looks after a peer's death before nothing of it can be under way                    \
+        */
 
 uint64_t ucx_pid_start(uint32_t pid)
 {
@@ -90,6 +91,7 @@ enum status ucx_peer_connect(struct ucx *ucx, const struct ucx_command *cmd)
                               .used = true,
                               .instance = cmd->peer,
                               .pool = cmd->info.pool,
+                              .is_writer = cmd->info.role == WIRE_ROLE_PREFILL,
                               .same_host = memcmp(cmd->info.host_id, ucx->opts.host_id, 16) == 0 &&
                                            blob.pid_ns == ucx->pid_ns,
                               .pid = blob.pid,
@@ -292,7 +294,7 @@ void ucx_peer_fence(struct ucx *ucx, uint64_t instance)
         return;
     peer->fence = UCX_FENCE_WANTED;
     ep_close(ucx, peer);
-    if (peer->same_host && !process_is_dead(peer))
+    if (peer->is_writer && peer->same_host && !process_is_dead(peer))
         process_kill(peer);
 }
 
@@ -308,7 +310,8 @@ static bool fence_tick(struct ucx *ucx, struct ucx_peer *peer, bool progressed)
 {
     if (peer->fence == UCX_FENCE_NONE)
         return false;
-    if (peer->fence == UCX_FENCE_WANTED && peer->same_host && !process_is_dead(peer))
+    if (peer->fence == UCX_FENCE_WANTED && peer->is_writer && peer->same_host &&
+        !process_is_dead(peer))
         return true;
     if (peer->fence == UCX_FENCE_WANTED) {
         peer->fence = UCX_FENCE_DRAINING;

@@ -199,7 +199,8 @@ static void act_fence(struct sim *sim, uint32_t index, uint64_t instance)
     uint32_t peer = worker_of_instance(sim, instance);
     sim->counts.fences++;
     sim_trace(sim, "fence", index, instance);
-    if (peer != SIM_NO_WORKER && !sim->opts.remote_hosts)
+    if (peer != SIM_NO_WORKER && !sim->opts.remote_hosts &&
+        sim->workers[peer].role == WIRE_ROLE_PREFILL)
         sim_worker_crash(sim, peer);
     sim_schedule(
         sim, sim_between(sim, 100 * NS_PER_US, 30 * NS_PER_MS),
