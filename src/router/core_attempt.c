@@ -101,7 +101,7 @@ static bool dispatch_one(struct router_core *core, uint64_t now, struct rc_choic
                            p != RC_NONE ? c->n_tokens - min_u32(hits[p], c->n_tokens - 1) : 0,
                            core->opts.local_prefill_max_tokens);
     c->writer_done = true; /* no PREFILL was sent */
-    c->prefill_over = false;
+    c->prefill_over = c->confirmed = false;
     c->writer = 0;
     c->decode_holds = true;
     c->n_blocks = 0;
@@ -312,6 +312,7 @@ static void on_tokens_entry(struct router_core *core, uint64_t now, uint32_t slo
         cost_step_sample(&core->workers[slot].cost, now - c->last_tokens_ns);
     }
     c->last_tokens_ns = now;
+    c->confirmed = true;
     state_set(core, c, RC_DECODING, now + core->opts.decode_timeout_ns);
     if (n_new > 0 || e->finish != WIRE_FINISH_NONE)
         commit(core, now, c, e->tokens + known, n_new, e->finish);

@@ -40,6 +40,7 @@ struct rc_choice {
     struct rc_leg decode, prefill;
     bool local;
     bool writer_done;  /* prefill leg: all its writes are known to have landed */
+    bool confirmed;    /* the decode worker has sent a token in this attempt */
     bool prefill_over; /* prefill leg: it said that it writes no more */
     uint64_t writer;   /* instance that got this attempt's PREFILL, 0: none */
     bool decode_holds; /* decode leg may hold something for this attempt */

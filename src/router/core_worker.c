@@ -91,7 +91,10 @@ void rc_worker_lost(struct router_core *core, uint64_t now, uint32_t slot)
             continue;
         bool decode = c->decode.worker == gone.worker && c->decode.life == gone.life;
         bool prefill = c->prefill.worker == gone.worker && c->prefill.life == gone.life;
-        if (decode || prefill)
+        /* Its last record, the completion, may have died with it. */
+        bool unproved =
+            c->state == RC_DECODING && !c->local && !c->confirmed && c->writer == w->hello.instance;
+        if (decode || prefill || unproved)
             rc_attempt_end(core, now, c, ST_PEER_LOST, slot);
     }
     rc_cancel_worker_gone(core, slot);
