@@ -65,7 +65,9 @@ struct worker_core_opts {
     uint32_t n_eos;
     uint32_t eos[8]; /* the model's end ids */
     uint64_t stats_interval_ns;
-    uint64_t push_floor_bytes_per_s, push_slack_ns; /* deadline of a push = bytes / floor + slack */
+    /* Deadline of a push = bytes / floor + slack; the transport ends it then. One slack later the
+     * core asks for fencing. */
+    uint64_t push_floor_bytes_per_s, push_slack_ns;
     uint64_t
         fence_after_ns; /* a loan with its sequence gone this long asks for fencing of its writer */
 };

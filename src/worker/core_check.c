@@ -209,7 +209,7 @@ static enum status check_pushes(const struct worker_core *core, struct why *why)
             return broken(why, "push reads blocks of no sequence", i);
         if (core->peers[push->peer].state == PEER_FREE)
             return broken(why, "push to no peer", i);
-        if (!push->late && push->deadline_ns < core->push_check_ns)
+        if (!push->late && push_overdue_ns(core, push) < core->push_check_ns)
             return broken(why, "deadline of a push is not watched", i);
     }
     for (uint32_t i = 0; i < core->n_slots; i++)

@@ -220,7 +220,7 @@ struct worker_core {
     uint32_t n_pushes_max, n_pushes, push_free;
     uint32_t push_reserved; /* room promised to the running step */
     uint64_t push_serial;
-    uint64_t push_check_ns; /* no deadline before */
+    uint64_t push_check_ns; /* no push is overdue before */
 
     struct action *actions; /* ring [action_mask + 1] */
     uint32_t action_mask, action_head, action_tail;
@@ -368,6 +368,7 @@ void seq_push(struct worker_core *core, uint64_t now_ns, struct seq *s, uint32_t
               uint32_t layer_count, uint32_t block_first, uint32_t block_end);
 /* All computed: tells everybody if all is pushed too. */
 void seq_complete_try(struct worker_core *core, uint64_t now_ns, struct seq *s);
+uint64_t push_overdue_ns(const struct worker_core *core, const struct push *push);
 bool core_push_has_room(const struct worker_core *core, uint32_t n);
 void core_pushes_tick(struct worker_core *core, uint64_t now_ns);
 /* Ends the pushes to a fenced peer and the jobs for it. */

@@ -23,6 +23,15 @@ static uint64_t push_deadline(const struct worker_core *core, uint64_t now_ns, u
     return at < UINT64_MAX ? (uint64_t)at : UINT64_MAX;
 }
 
+/* The transport ends the push at its deadline by itself; if it has not by then, the core acts. */
+uint64_t push_overdue_ns(const struct worker_core *core, const struct push *push)
+{
+    uint64_t at;
+    if (__builtin_add_overflow(push->deadline_ns, core->opts.push_slack_ns, &at))
+        at = UINT64_MAX;
+    return at;
+}
+
 static struct push *push_take(struct worker_core *core)
 {
     assert(core->push_free != NONE); /* the planner and core_admit ask for room before */
@@ -59,8 +68,9 @@ void seq_push(struct worker_core *core, uint64_t now_ns, struct seq *s, uint32_t
     push->bytes = core->opts.pool.block_bytes / core->opts.pool.layer_count * layer_count *
                   (block_end - block_first);
     push->deadline_ns = push_deadline(core, now_ns, push->bytes);
-    if (push->deadline_ns < core->push_check_ns)
-        core->push_check_ns = push->deadline_ns;
+    uint64_t overdue_ns = push_overdue_ns(core, push);
+    if (overdue_ns < core->push_check_ns)
+        core->push_check_ns = overdue_ns;
     s->n_pushes++;
     act_push(core, s, push, layer_first, layer_count, block_first, block_end - block_first);
 }
@@ -110,15 +120,10 @@ void core_pushes_tick(struct worker_core *core, uint64_t now_ns)
         struct push *push = &core->pushes[i];
         if (push->id == 0 || push->late)
             continue;
-        if (push->deadline_ns > now_ns) {
-            if (push->deadline_ns < next)
-                next = push->deadline_ns;
-            continue;
-        }
-        /* The transport has the same deadline and ends the push by itself; this is the backstop. */
-        if (now_ns - push->deadline_ns < core->opts.push_slack_ns) {
-            if (push->deadline_ns + core->opts.push_slack_ns < next)
-                next = push->deadline_ns + core->opts.push_slack_ns;
+        uint64_t at = push_overdue_ns(core, push);
+        if (at > now_ns) {
+            if (at < next)
+                next = at;
             continue;
         }
         push->late = 1;

@@ -108,16 +108,18 @@ static void sim_options_draw(struct sim *sim)
     o->chunk_tokens = SIM_BLOCK_TOKENS * (1 + rng_below(&sim->rng, 8));
     o->batch_tokens = o->chunk_tokens + rng_below(&sim->rng, 128);
     o->batch_seqs = 1 + rng_below(&sim->rng, 16);
-    o->arrival_ns = sim_between(sim, 0, 20 * NS_PER_MS);
+    o->token_ns = 40 * NS_PER_US << (rng_below(&sim->rng, 3) * 3); /* slow steps meet more faults */
+    o->arrival_ns = sim_between(sim, 0, rng_below(&sim->rng, 2) ? 20 * NS_PER_MS : 150 * NS_PER_MS);
     o->delay_min_ns = sim_between(sim, 10 * NS_PER_US, 200 * NS_PER_US);
     o->delay_max_ns =
         o->delay_min_ns +
         sim_between(sim, 0, rng_below(&sim->rng, 4) == 0 ? 200 * NS_PER_MS : 2 * NS_PER_MS);
-    o->loss_ppm = sim_ppm(sim, 50000, 40);
+    o->loss_ppm = sim_ppm(sim, rng_below(&sim->rng, 4) == 0 ? 200000 : 50000, 40);
     o->repeat_ppm = sim_ppm(sim, 200000, 40);
     o->reorder_ppm = sim_ppm(sim, 100000, 40);
     o->write_max_ns = sim_between(sim, 50 * NS_PER_US, 30 * NS_PER_MS);
     o->push_fail_ppm = sim_ppm(sim, 50000, 50);
+    o->late_record_ppm = sim_ppm(sim, 300000, 60);
     o->crash_ppm = sim_ppm(sim, 30000, 40);
     o->pause_ppm = sim_ppm(sim, 80000, 40);
     o->disconnect_ppm = sim_ppm(sim, 20000, 50);

@@ -185,7 +185,7 @@ static void act_record(struct sim *sim, uint32_t index, const struct worker_acti
             return;
         memcpy(e.data, sim->frame.data, sim->frame.len);
         uint64_t longest = i > 0 ? 2 * NS_PER_S
-                           : sim_chance(sim, sim->healing ? 0 : sim->opts.reorder_ppm)
+                           : sim_chance(sim, sim->healing ? 0 : sim->opts.late_record_ppm)
                                ? 4 * NS_PER_S
                                : 3 * NS_PER_MS;
         sim_schedule(sim, sim_between(sim, 10 * NS_PER_US, longest), &e);
@@ -234,8 +234,8 @@ static void worker_step_start(struct sim *sim, uint32_t index)
 {
     struct sim_worker *w = &sim->workers[index];
     struct step_result result;
-    uint64_t total =
-        500 * NS_PER_US + (uint64_t)w->plan.n_tokens * sim_between(sim, 5, 40) * NS_PER_US;
+    uint64_t total = 500 * NS_PER_US + w->plan.n_tokens * sim_between(sim, sim->opts.token_ns / 8,
+                                                                      sim->opts.token_ns);
     if (w->plan.n_items > sim->opts.batch_seqs || w->plan.n_items == 0)
         sim_violation(sim, "worker %u plans a step of %u sequences", index, w->plan.n_items);
     w->step_running = true;
