@@ -38,6 +38,11 @@ enum status runner_set_pool(struct runner *runner, void *base, uint32_t block_co
     return ST_OK;
 }
 
+const float *runner_logits(const struct runner *runner)
+{
+    return runner->ops->logits != NULL ? runner->ops->logits(runner) : NULL;
+}
+
 enum status runner_step(struct runner *runner, const struct step_plan *plan,
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                           uint32_t layer_count),

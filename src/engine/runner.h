@@ -64,6 +64,10 @@ enum status runner_step(struct runner *runner, const struct step_plan *plan,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out);
 
+/* Logits of the rows that the last step sampled, [n_tokens of its result, vocab_size] f32 in plan
+ * order, valid until the next step; NULL for the hash runner. Engine thread. */
+const float *runner_logits(const struct runner *runner);
+
 /* A runner's own functions, behind the ones above. */
 struct runner_ops {
     const char *name; /* "transformer", "hash" */
@@ -74,6 +78,7 @@ struct runner_ops {
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out);
+    const float *(*logits)(const struct runner *runner); /* optional */
 };
 
 /* Head of every runner. */

@@ -89,8 +89,6 @@ struct seq {
     uint32_t n_pushes; /* under way */
     uint32_t unsure;   /* a push failed: what it wrote may still land, we cannot vouch for it */
     uint32_t first_token;
-    uint32_t sampled;
-    uint32_t layers_pushed; /* of the running step's chunk */
     uint64_t started_ns, computed_ns, pushed_bytes;
 
     /* Set while ENDING. */
@@ -189,8 +187,8 @@ struct worker_core {
     uint32_t draining;
     uint32_t conn_closing; /* conn_down is ending its sequences */
 
-    struct conn conns[CORE_CONNS];
     uint32_t conn_serial;
+    struct conn conns[CORE_CONNS];
     struct peer *peers; /* [CORE_PEERS] */
 
     struct seq *seqs; /* [n_slots] */
@@ -209,12 +207,11 @@ struct worker_core {
     struct kv_block_ref *lent, *named; /* [blocks_max] scratch */
 
     /* The step under way. */
-    uint32_t step_running;
+    uint32_t step_running, layers_seen;
     uint64_t step_id, step_started_ns;
     uint32_t step_tokens, n_items;
     struct step_item *items; /* [max_seqs] */
     uint32_t *item_slots;    /* [max_seqs] */
-    uint32_t layers_seen;
 
     struct push *pushes; /* [n_pushes_max] */
     uint32_t n_pushes_max, n_pushes, push_free;

@@ -1,0 +1,51 @@
+/* Weights of a model on a device: which tensors, of what shape, packed how.
+ *
+ * q, k and v stand in one packed matrix, gate and up in another, so that a layer needs four GEMMs.
+ * Norm weights and biases are f32. The embedding table is the packed matrix of the head when the
+ * two are tied. Engine thread. */
+#ifndef MODEL_LOAD_H
+#define MODEL_LOAD_H
+
+#include "device/device.h"
+#include "model/desc.h"
+
+struct model_layer {
+    float *attn_norm, *mlp_norm; /* [hidden] */
+    float *q_norm, *k_norm;      /* [head_dim], NULL without qk_norm */
+    void *qkv;                   /* packed [(n_heads + 2 n_kv_heads) * head_dim, hidden] */
+    void *o;                     /* packed [hidden, n_heads * head_dim] */
+    void *gate_up;               /* packed [2 * intermediate, hidden] */
+    void *down;                  /* packed [hidden, intermediate] */
+    float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* NULL: none */
+};
+
+struct model_weights {
+    struct device *dev;
+    enum ops_dtype dtype; /* OPS_BF16 or OPS_F32, of the packed matrices */
+    uint32_t n_layers;
+    struct model_layer *layers;
+    void *embed; /* packed [n_vocab, hidden] */
+    void *head;  /* the same, or embed when tied */
+    float *final_norm;
+    void **allocs; /* everything taken from the device */
+    uint32_t n_allocs, allocs_max;
+};
+
+struct model_load_opts {
+    const char *dir;
+    bool dummy; /* seeded random weights of the right shapes, no file */
+    uint64_t seed;
+    enum ops_dtype dtype;                              /* OPS_BF16 or OPS_F32 */
+    void (*on_progress)(void *arg, uint32_t permille); /* optional */
+    void *progress_arg;
+};
+
+/* ST_NOT_FOUND: a tensor or file is missing; ST_INVALID: a tensor has another shape;
+ * ST_UNSUPPORTED: a tensor's dtype; ST_NO_MEMORY; else as safetensors_open_dir. out_identity: hash
+ * of names, dtypes, shapes and a sample of the contents; of seed and dtype when dummy. */
+enum status model_load(struct device *dev, const struct model_desc *desc,
+                       const struct model_load_opts *opts, struct model_weights *out,
+                       uint8_t out_identity[32], struct text_error err);
+void model_weights_deinit(struct model_weights *weights);
+
+#endif
