@@ -1,0 +1,234 @@
+#include "text/template.h"
+
+#include "base/json.h"
+#include "text/jinja.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILE_BYTES_MAX (16u << 20)
+
+struct chat_template {
+    struct arena arena; /* tree and texts */
+    struct jnode *root; /* NULL: an empty template */
+    char *bos, *eos;
+    struct hash128 hash;
+};
+
+enum status chat_template_compile(const char *source, size_t bytes, struct chat_template **out,
+                                  char *err, size_t err_bytes)
+{
+    struct jerror error = {err, err_bytes, ST_OK};
+    struct chat_template *tpl = calloc(1, sizeof(*tpl));
+    uint8_t digest[32];
+    if (tpl == NULL)
+        return ST_NO_MEMORY;
+    if (err_bytes > 0)
+        err[0] = '\0';
+    arena_init(&tpl->arena, JINJA_MEMORY_BYTES_MAX);
+    tpl->root = jinja_parse(source, bytes, &tpl->arena, &error);
+    if (error.st != ST_OK) {
+        chat_template_free(tpl);
+        return error.st;
+    }
+    hash_sha256(source, bytes, digest);
+    memcpy(tpl->hash.bytes, digest, sizeof(tpl->hash.bytes));
+    *out = tpl;
+    return ST_OK;
+}
+
+/* Whole file with a NUL behind it; NULL: none, or too large. */
+static char *file_read_all(const char *dir, const char *name, size_t *out_bytes)
+{
+    char path[4096];
+    if (snprintf(path, sizeof(path), "%s/%s", dir, name) >= (int)sizeof(path))
+        return NULL;
+    FILE *f = fopen(path, "rbe");
+    if (f == NULL)
+        return NULL;
+    struct buf text;
+    char chunk[4096];
+    size_t n;
+    buf_init(&text, FILE_BYTES_MAX);
+    while ((n = fread(chunk, 1, sizeof(chunk), f)) > 0)
+        if (buf_append(&text, chunk, n) != ST_OK)
+            break;
+    bool ok = feof(f) && !ferror(f) && buf_append(&text, "", 1) == ST_OK;
+    fclose(f);
+    if (!ok) {
+        buf_deinit(&text);
+        return NULL;
+    }
+    *out_bytes = text.len - 1;
+    return (char *)text.data;
+}
+
+/* bos_token is a string, or an object with "content". */
+static char *token_text(const cJSON *root, const char *name)
+{
+    const cJSON *item = json_get(root, name);
+    if (cJSON_IsObject(item))
+        item = json_get(item, "content");
+    return strdup(cJSON_IsString(item) ? item->valuestring : "");
+}
+
+/* chat_template is a string, or a list of {name, template}. */
+static const char *template_of_config(const cJSON *root)
+{
+    const cJSON *item = json_get(root, "chat_template"), *entry;
+    if (cJSON_IsString(item))
+        return item->valuestring;
+    cJSON_ArrayForEach(entry, item)
+    {
+        const cJSON *name = json_get(entry, "name"), *text = json_get(entry, "template");
+        if (cJSON_IsString(name) && cJSON_IsString(text) &&
+            strcmp(name->valuestring, "default") == 0)
+            return text->valuestring;
+    }
+    return NULL;
+}
+
+static enum status load_source(const char *dir, const char *source, size_t bytes, const char *name,
+                               struct chat_template **out, char *err, size_t err_bytes)
+{
+    char why[256];
+    enum status st = chat_template_compile(source, bytes, out, why, sizeof(why));
+    if (st != ST_OK)
+        snprintf(err, err_bytes, "%s/%s: %s", dir, name, why);
+    return st;
+}
+
+enum status chat_template_load(const char *model_dir, struct chat_template **out, char *err,
+                               size_t err_bytes)
+{
+    size_t bytes = 0, config_bytes = 0;
+    cJSON *root = NULL;
+    struct json_error where;
+    char *config = file_read_all(model_dir, "tokenizer_config.json", &config_bytes);
+    enum status st = ST_NOT_FOUND;
+    if (config != NULL && json_parse(config, config_bytes, 64, &root, &where) != ST_OK) {
+        snprintf(err, err_bytes, "%s/tokenizer_config.json:%u:%u: %s", model_dir, where.line,
+                 where.column, where.message);
+        free(config);
+        return ST_PARSE;
+    }
+    char *source = file_read_all(model_dir, "chat_template.jinja", &bytes);
+    const char *in_config = template_of_config(root);
+    if (source != NULL)
+        st = load_source(model_dir, source, bytes, "chat_template.jinja", out, err, err_bytes);
+    else if (in_config != NULL)
+        st = load_source(model_dir, in_config, strlen(in_config),
+                         "tokenizer_config.json: chat_template", out, err, err_bytes);
+    else
+        snprintf(err, err_bytes, "%s: no chat template", model_dir);
+    if (st == ST_OK) {
+        (*out)->bos = token_text(root, "bos_token");
+        (*out)->eos = token_text(root, "eos_token");
+    }
+    cJSON_Delete(root);
+    free(source);
+    free(config);
+    return st;
+}
+
+void chat_template_free(struct chat_template *tpl)
+{
+    if (tpl == NULL)
+        return;
+    arena_deinit(&tpl->arena);
+    free(tpl->bos);
+    free(tpl->eos);
+    free(tpl);
+}
+
+const char *chat_template_bos(const struct chat_template *tpl)
+{
+    return tpl->bos != NULL ? tpl->bos : "";
+}
+
+const char *chat_template_eos(const struct chat_template *tpl)
+{
+    return tpl->eos != NULL ? tpl->eos : "";
+}
+
+void chat_template_hash(const struct chat_template *tpl, struct hash128 *out)
+{
+    *out = tpl->hash;
+}
+
+static void define(struct jinterp *in, const char *name, struct jvalue value)
+{
+    struct jscope *s = arena_calloc(&in->arena, 1, sizeof(*s));
+    if (s == NULL) {
+        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
+        return;
+    }
+    *s = (struct jscope){.name = name, .value = value, .below = in->scope};
+    in->scope = s;
+}
+
+static void define_inputs(struct jinterp *in, const struct chat_inputs *inputs)
+{
+    const cJSON *item;
+    cJSON_ArrayForEach(item, inputs->kwargs)
+    {
+        define(in, item->string, jvalue_of_json(in, item));
+    }
+    define(in, "messages", jvalue_of_json(in, inputs->messages));
+    if (inputs->tools != NULL)
+        define(in, "tools", jvalue_of_json(in, inputs->tools));
+    define(in, "add_generation_prompt",
+           (struct jvalue){.kind = J_BOOL, .u.boolean = inputs->add_generation_prompt != 0});
+    define(in, "bos_token", jvalue_text(inputs->bos_token != NULL ? inputs->bos_token : ""));
+    define(in, "eos_token", jvalue_text(inputs->eos_token != NULL ? inputs->eos_token : ""));
+}
+
+/* The trust of each byte, as runs. */
+static enum status segments_make(const struct buf *trust, struct chat_render *out)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < trust->len; i++)
+        n += i == 0 || trust->data[i] != trust->data[i - 1];
+    out->segments = malloc((n > 0 ? n : 1) * sizeof(*out->segments));
+    out->n_segments = 0;
+    if (out->segments == NULL)
+        return ST_NO_MEMORY;
+    for (size_t i = 0; i < trust->len; i++) {
+        if (i == 0 || trust->data[i] != trust->data[i - 1])
+            out->segments[out->n_segments++] =
+                (struct chat_segment){.offset = (uint32_t)i, .trusted = trust->data[i]};
+        out->segments[out->n_segments - 1].bytes++;
+    }
+    return ST_OK;
+}
+
+enum status chat_template_render(const struct chat_template *tpl, const struct chat_inputs *in,
+                                 struct chat_render *out, char *err, size_t err_bytes)
+{
+    struct buf trust;
+    struct jinterp interp = {.err = {err, err_bytes, ST_OK},
+                             .now_unix_s = in->now_unix_s,
+                             .out = &out->text,
+                             .trust = &trust};
+    if (err_bytes > 0)
+        err[0] = '\0';
+    out->segments = NULL;
+    out->n_segments = 0;
+    arena_init(&interp.arena, JINJA_MEMORY_BYTES_MAX);
+    buf_init(&trust, out->text.max);
+    define_inputs(&interp, in);
+    if (interp.err.st == ST_OK)
+        jinja_run(&interp, tpl->root);
+    enum status st = interp.err.st;
+    if (st == ST_OK)
+        st = segments_make(&trust, out);
+    /* What a template cannot do with these inputs is the request's fault as far as the client sees.
+     */
+    if (st == ST_UNSUPPORTED)
+        st = ST_INVALID;
+    buf_deinit(&trust);
+    arena_deinit(&interp.arena);
+    return st;
+}
