@@ -9,7 +9,7 @@
 #include "router/run.h"
 #include "supervisor/status.h"
 #include "supervisor/supervisor.h"
-#include "worker/run.h"
+#include "worker/command.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -28,8 +28,7 @@ struct args {
 };
 
 static const char usage_text[] =
-    "usage: dynd [command] [--config FILE] [--set section.key=value ...]\n"
-    "\n"
+    "usage: dynd [command] [--config FILE] [--set section.key=value ...]\n\n"
     "commands\n"
     "  (none)   run the router and the workers of this node\n"
     "  check    validate the configuration and print what would run\n"
@@ -38,8 +37,7 @@ static const char usage_text[] =
     "  worker   run one worker alone: --role prefill|decode|unified [--name N] [--listen "
     "ENDPOINT]\n"
     "\n"
-    "  --help, --version, --schema (JSON Schema of the configuration file)\n"
-    "\n"
+    "  --help, --version, --schema (JSON Schema of the configuration file)\n\n"
     "options of the configuration, each also as DYND_SECTION_KEY in the environment:\n";
 
 static int print_document(const char *head, enum status (*write)(struct buf *out))
@@ -97,54 +95,17 @@ static int parse_args(int argc, char **argv, struct args *out)
     return 0;
 }
 
-/* Finds or makes the worker that --role and --name speak of. */
-static int worker_command(const struct args *args, struct config *config)
-{
-    struct config_process process = {0};
-    struct config_worker alone = {.cpus = "", .gpus = "", .name = ""};
-    uint32_t n = config_process_count(config), i = 0;
-    for (; i < n; i++) {
-        config_process_get(config, i, &process);
-        if (args->name != NULL
-                ? strcmp(process.name, args->name) == 0
-                : args->role != NULL &&
-                      strcmp(config_role_name(process.worker->role), args->role) == 0)
-            break;
-    }
-    if (i == n) { /* not in the file: a worker of that role with default settings */
-        for (alone.role = CONFIG_ROLE_UNIFIED; alone.role <= CONFIG_ROLE_DECODE; alone.role++)
-            if (args->role != NULL && strcmp(config_role_name(alone.role), args->role) == 0)
-                break;
-        if (alone.role > CONFIG_ROLE_DECODE) {
-            fprintf(stderr, "dynd worker: --role must be prefill, decode or unified\n");
-            return 2;
-        }
-        process.worker = &alone;
-        snprintf(process.name, sizeof(process.name), "%s",
-                 args->name != NULL ? args->name : args->role);
-    }
-    const char *listen = args->listen != NULL ? args->listen : config->cluster.listen;
-    if (listen[0] == '\0') {
-        fprintf(stderr, "dynd worker: --listen or cluster.listen must say where routers connect\n");
-        return 2;
-    }
-    log_setup((enum log_level)config->log.level, config->log.format == CONFIG_LOG_JSON,
-              process.name);
-    return worker_run(config, &process, listen);
-}
-
 static int run_command(const struct args *args, struct config *config)
 {
     struct config_error error;
-    bool is_worker = strcmp(args->command, "worker") == 0;
     log_setup((enum log_level)config->log.level, config->log.format == CONFIG_LOG_JSON,
               args->command[0] != '\0' ? args->command : "supervisor");
     if (getenv("DYND_SUPERVISED") != NULL)
         prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (strcmp(args->command, "status") == 0)
         return status_command(config);
-    if (is_worker)
-        return worker_command(args, config);
+    if (strcmp(args->command, "worker") == 0)
+        return worker_command(config, args->role, args->name, args->listen);
     if (strcmp(args->command, "router") == 0)
         return router_run(config, args->listen_fd != NULL ? atoi(args->listen_fd) : -1);
     if (config_validate(config, &error) != ST_OK) {

@@ -1,11 +1,11 @@
 /* Start, loop and end of the router process. */
 #include "router/run.h"
 
+#include "base/exit.h"
 #include "base/secret.h"
 #include "base/time.h"
 #include "observe/log.h"
 #include "router/loop_int.h"
-#include "supervisor/exit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -224,7 +224,7 @@ static enum status router_open(struct router *r, int listen_fd)
     if (st == ST_OK)
         st = text_open(r);
     if (st != ST_OK) {
-        r->exit_code = SUPERVISOR_EXIT_CONFIG;
+        r->exit_code = EXIT_CONFIG;
         return st;
     }
     r->api = (struct api_context){.tokenizer = r->tokenizer,

@@ -1,9 +1,9 @@
 #include "supervisor/supervisor.h"
 
+#include "base/exit.h"
 #include "base/secret.h"
 #include "base/time.h"
 #include "observe/log.h"
-#include "supervisor/exit.h"
 #include "supervisor/supervisor_int.h"
 
 #include <errno.h>
@@ -140,7 +140,7 @@ static void on_child_exit(uv_process_t *process, int64_t code, int signal)
     }
     log_error("process died", LOG_STR("process", child->name), LOG_I64("exit_code", code),
               LOG_I64("signal", signal));
-    if (code == SUPERVISOR_EXIT_CONFIG)
+    if (code == EXIT_CONFIG)
         supervisor_stop(s, 1);
     else
         child_restart(child);

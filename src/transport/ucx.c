@@ -220,6 +220,10 @@ static void ucx_close(struct transport *t)
     }
     if (ucx->worker != NULL)
         ucp_worker_destroy(ucx->worker);
+    list_for_each_safe(node, next, &ucx->pushes)
+    {
+        free(list_entry(node, struct ucx_push, node)); /* never completed, not even by that */
+    }
     if (ucx->memory != NULL)
         ucp_mem_unmap(ucx->context, ucx->memory);
     if (ucx->context != NULL)

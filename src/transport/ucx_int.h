@@ -54,10 +54,11 @@ struct ucx_peer {
 
 struct ucx_push {
     struct list node; /* in ucx->pushes */
+    struct ucx *ucx;  /* of its own: a push may end after its peer was forgotten */
     struct ucx_peer *peer;
-    uint64_t id, deadline_ns;
-    uint32_t n_pending; /* requests of UCX not yet done */
-    bool issued, flushed;
+    uint64_t instance, id, deadline_ns;
+    uint32_t n_pending;              /* requests of UCX not yet done */
+    bool issued, flushed, abandoned; /* abandoned: reported, peer is NULL */
     enum status status;
 };
 
@@ -71,7 +72,7 @@ struct ucx {
     ucp_mem_h memory;
     struct ucx_peer peers[TRANSPORT_PEERS_MAX];
     struct list pushes;
-    uint32_t n_sends; /* records under way */
+    uint32_t n_sends, n_live_pushes; /* under way and not reported */
     /* Shared. */
     pthread_t thread;
     bool thread_started;

@@ -60,24 +60,49 @@ static void wait_closed(struct ucx *ucx, void *request)
     ucp_request_free(request);
 }
 
+/* UCX 1.13 does not complete every request of a force-closed shared-memory endpoint before its
+ * worker is destroyed. The endpoint sends no more, so the push is over for the caller; the struct
+ * stays for the callbacks to come. */
+static void pushes_abandon(struct ucx *ucx, const struct ucx_peer *peer)
+{
+    struct list *node;
+    list_for_each(node, &ucx->pushes)
+    {
+        struct ucx_push *push = list_entry(node, struct ucx_push, node);
+        if (push->peer != peer || push->abandoned)
+            continue;
+        ucx_event_post(ucx, &(struct transport_event){
+                                .kind = TRANSPORT_PUSH_DONE,
+                                .peer = push->instance,
+                                .push_id = push->id,
+                                .status = push->status != ST_OK ? push->status : ST_PEER_LOST});
+        push->abandoned = true;
+        push->peer = NULL;
+        ucx->n_live_pushes--;
+    }
+}
+
 /* Force-closes the endpoint: what was under way on it completes with an error. */
 static void ep_close(struct ucx *ucx, struct ucx_peer *peer)
 {
     ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS,
                                  .flags = UCP_EP_CLOSE_FLAG_FORCE};
-    if (peer->rkey != NULL)
-        ucp_rkey_destroy(peer->rkey);
-    peer->rkey = NULL;
     if (peer->ep != NULL)
         wait_closed(ucx, ucp_ep_close_nbx(peer->ep, &param));
     peer->ep = NULL;
+    pushes_abandon(ucx, peer);
+    if (peer->rkey != NULL) /* after the endpoint: its last operations may look at it */
+        ucp_rkey_destroy(peer->rkey);
+    peer->rkey = NULL;
 }
 
 enum status ucx_peer_connect(struct ucx *ucx, const struct ucx_command *cmd)
 {
     struct ucx_blob blob;
     struct ucx_peer *peer = peer_of(ucx, cmd->peer);
-    if (peer != NULL && peer->ep != NULL && !peer->failed)
+    if (peer != NULL && peer->fence != UCX_FENCE_NONE)
+        return ST_AGAIN;
+    if (peer != NULL && peer->ep != NULL && peer->rkey != NULL && !peer->failed)
         return ST_OK;
     for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX && peer == NULL; i++)
         if (!ucx->peers[i].used)
@@ -128,11 +153,13 @@ static void push_report(struct ucx *ucx, uint64_t peer, uint64_t push_id, enum s
 
 static void push_end_try(struct ucx_push *push)
 {
-    struct ucx *ucx = push->peer->ucx;
+    struct ucx *ucx = push->ucx;
     if (!push->issued || push->n_pending > 0)
         return;
-    push_report(ucx, push->peer->instance, push->id,
-                push->status == ST_OK && !push->flushed ? ST_PEER_LOST : push->status);
+    if (!push->abandoned)
+        push_report(ucx, push->instance, push->id,
+                    push->status == ST_OK && !push->flushed ? ST_PEER_LOST : push->status);
+    ucx->n_live_pushes -= !push->abandoned;
     list_del(&push->node);
     free(push);
 }
@@ -180,9 +207,21 @@ void ucx_peer_push(struct ucx *ucx, const struct ucx_command *cmd)
         push_report(ucx, cmd->peer, cmd->push_id, ST_PEER_LOST);
         return;
     }
-    *push = (struct ucx_push){
-        .peer = peer, .id = cmd->push_id, .deadline_ns = cmd->deadline_ns, .status = ST_OK};
+    for (uint32_t i = 0; i < cmd->n_vec; i++) {
+        if (cmd->vec[i].dst_block < peer->pool.block_count)
+            continue;
+        push_report(ucx, cmd->peer, cmd->push_id, ST_INVALID);
+        free(push);
+        return;
+    }
+    *push = (struct ucx_push){.ucx = ucx,
+                              .peer = peer,
+                              .instance = cmd->peer,
+                              .id = cmd->push_id,
+                              .deadline_ns = cmd->deadline_ns,
+                              .status = ST_OK};
     list_add_tail(&ucx->pushes, &push->node);
+    ucx->n_live_pushes++;
     ucp_request_param_t put = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK |
                                                UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMH,
                                .cb.send = on_put_done,
@@ -191,10 +230,6 @@ void ucx_peer_push(struct ucx *ucx, const struct ucx_command *cmd)
     uint64_t window = kv_window_base(peer->pool.pool);
     for (uint32_t i = 0; i < cmd->n_vec && push->status == ST_OK; i++) {
         const struct transport_vec *v = &cmd->vec[i];
-        if (v->dst_block >= peer->pool.block_count) {
-            push->status = ST_INVALID;
-            break;
-        }
         const uint8_t *src = (const uint8_t *)ucx->opts.pool_base +
                              v->src_block * ucx->opts.pool.block_bytes + v->offset_bytes;
         push_track(push,
@@ -332,7 +367,7 @@ static void deadlines_tick(struct ucx *ucx, uint64_t now)
     list_for_each_safe(node, next, &ucx->pushes)
     {
         struct ucx_push *push = list_entry(node, struct ucx_push, node);
-        if (now < push->deadline_ns || push->status != ST_OK)
+        if (now < push->deadline_ns || push->status != ST_OK || push->abandoned)
             continue;
         push->status = ST_TIMEOUT;
         push->peer->failed = true; /* closing the endpoint ends its requests */
@@ -347,6 +382,8 @@ bool ucx_peers_tick(struct ucx *ucx, uint64_t now_ns, bool progressed)
         struct ucx_peer *peer = &ucx->peers[i];
         if (!peer->used)
             continue;
+        if (peer->ep != NULL && peer->pidfd >= 0 && process_is_dead(peer))
+            peer->failed = true;
         if (peer->failed && peer->ep != NULL) {
             ep_close(ucx, peer);
             ucx_event_post(ucx, &(struct transport_event){.kind = TRANSPORT_PEER_ERROR,
@@ -355,16 +392,18 @@ bool ucx_peers_tick(struct ucx *ucx, uint64_t now_ns, bool progressed)
         }
         busy |= fence_tick(ucx, peer, progressed);
     }
-    return busy || ucx->n_sends > 0 || !list_is_empty(&ucx->pushes);
+    return busy || ucx->n_sends > 0 || ucx->n_live_pushes > 0;
 }
 
 void ucx_peers_close(struct ucx *ucx)
 {
     for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX; i++) {
         ep_close(ucx, &ucx->peers[i]);
-        peer_forget(&ucx->peers[i]);
     }
     uint64_t limit = time_monotonic_ns() + NS_PER_S;
     while ((!list_is_empty(&ucx->pushes) || ucx->n_sends > 0) && time_monotonic_ns() < limit)
         ucp_worker_progress(ucx->worker);
+    for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX; i++)
+        if (ucx->peers[i].pidfd >= 0)
+            close(ucx->peers[i].pidfd);
 }

@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
-#define BUSY_WAIT_MS 2 /* a look again while something is under way: RMA wakes nobody up */
-#define IDLE_WAIT_MS 250
+#define BUSY_WAIT_NS 200000l /* a full queue of the peer that empties again wakes nobody up */
+#define IDLE_WAIT_NS 250000000l
 
 struct am_header {
     uint64_t instance;
@@ -108,7 +109,8 @@ void *ucx_thread_main(void *arg)
         bool busy = ucx_peers_tick(ucx, time_monotonic_ns(), progressed);
         if (ucp_worker_arm(ucx->worker) != UCS_OK)
             continue; /* something came meanwhile */
-        poll(fds, 2, busy || fds[0].fd < 0 ? BUSY_WAIT_MS : IDLE_WAIT_MS);
+        struct timespec nap = {.tv_nsec = busy || fds[0].fd < 0 ? BUSY_WAIT_NS : IDLE_WAIT_NS};
+        ppoll(fds, 2, &nap, NULL);
     }
     ucx_peers_close(ucx);
     return NULL;

@@ -1,11 +1,11 @@
 /* Start, model load and end of a worker process; the events in between are in loop.c. */
 #include "worker/run.h"
 
+#include "base/exit.h"
 #include "base/hash.h"
 #include "base/secret.h"
 #include "base/time.h"
 #include "observe/log.h"
-#include "supervisor/exit.h"
 #include "worker/loop_int.h"
 
 #include <stdio.h>
@@ -155,7 +155,7 @@ static enum status worker_core_open(struct worker *w)
 
 static void worker_fail(struct worker *w)
 {
-    w->exit_code = SUPERVISOR_EXIT_CONFIG;
+    w->exit_code = EXIT_CONFIG;
     uv_stop(&w->loop);
 }
 

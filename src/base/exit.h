@@ -1,8 +1,8 @@
 /* Exit codes that processes and their supervisor agree on. */
-#ifndef SUPERVISOR_EXIT_H
-#define SUPERVISOR_EXIT_H
+#ifndef BASE_EXIT_H
+#define BASE_EXIT_H
 
 /* The process cannot work with this configuration, however often it is started. */
-#define SUPERVISOR_EXIT_CONFIG 78
+#define EXIT_CONFIG 78
 
 #endif

@@ -1,0 +1,15 @@
+/* `dynd worker`: which worker of the configuration the command line speaks of. */
+#ifndef WORKER_COMMAND_H
+#define WORKER_COMMAND_H
+
+#include "config/config.h"
+
+/* Runs the worker called `name`, else the first of `role`, else one of that role with default
+ * settings.
+ * role, name  as given, or NULL
+ * listen      endpoint for routers, "unix:/path" or "host:port"; NULL: cluster.listen
+ * Returns the process exit code: worker_run's, or 2 for arguments that name no worker. */
+int worker_command(const struct config *config, const char *role, const char *name,
+                   const char *listen);
+
+#endif
