@@ -45,6 +45,14 @@ void hash_expect_push(struct hash_expect *e, uint32_t token)
     }
 }
 
+static int is_banned(const struct hash_sampling *sampling, uint32_t token)
+{
+    for (uint32_t i = 0; i < sampling->n_banned; i++)
+        if (sampling->banned[i] == token)
+            return 1;
+    return 0;
+}
+
 uint32_t hash_expect_next(const struct hash_expect *e, const struct hash_sampling *sampling)
 {
     uint64_t s = mix(bits(sampling->temperature) | bits(sampling->top_p) << 32);
@@ -52,10 +60,7 @@ uint32_t hash_expect_next(const struct hash_expect *e, const struct hash_samplin
     s = mix(s ^ sampling->seed);
     s = mix(s ^ (sampling->choice | (uint64_t)sampling->output_position << 32));
     uint32_t token = (uint32_t)(mix(e->fold ^ s) % e->vocab_size);
-    for (uint32_t i = 0; i < sampling->n_banned; i++)
-        if (sampling->banned[i] == token) {
-            token = (token + 1) % e->vocab_size;
-            i = UINT32_MAX; /* start over */
-        }
+    for (uint32_t tries = 0; tries < sampling->n_banned && is_banned(sampling, token); tries++)
+        token = (token + 1) % e->vocab_size;
     return token;
 }

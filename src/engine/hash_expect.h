@@ -6,14 +6,20 @@
  *           x = (x ^ x>>27) * 0x94d049bb133111eb; x ^ x>>31
  * salt0, salt1 are the two little-endian words of the 16-byte salt.
  *
- *   entry     e(l, -1) = mix(salt0 ^ mix(salt1 + l))
- *             e(l, p)  = mix(e(l, p-1) ^ mix(token(p) + 0x100000001 * l))          l = layer
- *   block     position p of layer l holds two words: e(l, p) and its check word c(l, p) = mix(e(l,
- * p) + p) fold      F(p) = sum over all l, q <= p of ((e(l, q) ^ c(l, q)) * (2 * (q * 1031 + l) +
- * 1)) sampling  s = mix(bits(temperature) | bits(top_p) << 32) s = mix(s ^ (bits(min_p) | top_k <<
- * 32));  s = mix(s ^ seed) s = mix(s ^ (choice | output_position << 32)) token     mix(F(p) ^ s)
- * mod vocab_size; while it is banned: + 1 mod vocab_size bits() is the IEEE-754 pattern of the
- * float as u32. */
+ *   entry     e(l, -1) = mix(salt0 ^ mix(salt1 + l))                               l = layer
+ *             e(l, p)  = mix(e(l, p - 1) ^ mix(token(p) + 0x100000001 * l))
+ *   block     position p of layer l holds two words: e(l, p) and its check word
+ *             c(l, p)  = mix(e(l, p) + p)
+ *   fold      F(p) = sum over all l and q <= p of
+ *             (e(l, q) ^ c(l, q)) * (2 * (q * 1031 + l) + 1)
+ *   sampling  s = mix(bits(temperature) | bits(top_p) << 32)
+ *             s = mix(s ^ (bits(min_p) | top_k << 32))
+ *             s = mix(s ^ seed)
+ *             s = mix(s ^ (choice | output_position << 32))
+ *   token     mix(F(p) ^ s) mod vocab_size; while it is banned: + 1 mod vocab_size, at most
+ *             n_banned times
+ *
+ * bits() is the IEEE-754 pattern of the float as u32. */
 #ifndef ENGINE_HASH_EXPECT_H
 #define ENGINE_HASH_EXPECT_H
 

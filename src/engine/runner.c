@@ -48,5 +48,6 @@ enum status runner_step(struct runner *runner, const struct step_plan *plan,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out)
 {
+    *out = (struct step_result){.step_id = plan->step_id, .status = ST_INVALID};
     return runner->ops->step(runner, plan, on_layers, arg, out);
 }

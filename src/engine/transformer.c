@@ -374,7 +374,8 @@ static enum ops_dtype dtype_choose(const struct runner_opts *opts, const struct 
         return OPS_F32;
     if (opts->dtype == LOAD_DTYPE_BF16)
         return OPS_BF16;
-    return d->dtype == MODEL_DTYPE_F32 ? OPS_F32 : OPS_BF16;
+    /* A config.json without a number format means float32, as it does to its writers. */
+    return d->dtype == MODEL_DTYPE_BF16 || d->dtype == MODEL_DTYPE_F16 ? OPS_BF16 : OPS_F32;
 }
 
 /* Identity of all that decides a token: mathematics, weights, number format. */
@@ -406,6 +407,10 @@ static enum status sizes_set(struct transformer *t, const struct runner_opts *op
                              enum ops_dtype dtype, struct text_error err)
 {
     const struct model_desc *d = &t->desc;
+    if (opts->block_tokens < 16 || opts->block_tokens > OPS_BLOCK_TOKENS_MAX ||
+        (opts->block_tokens & (opts->block_tokens - 1)) != 0)
+        return text_error_set(err, ST_INVALID, "kv.block_tokens is %u, not 16, 32, 64 or 128",
+                              opts->block_tokens);
     uint32_t context = opts->max_context_tokens > 0 ? opts->max_context_tokens : d->max_positions;
     if (context > d->max_positions)
         return text_error_set(err, ST_INVALID,

@@ -35,8 +35,8 @@ static const struct family families[] = {
     {"MistralForCausalLM", "mistral", false, RULE_NO, RULE_NO, RULE_NO, WINDOW_ALL, 0},
 };
 
-/* Fields that change the mathematics of some model and are not computed here. Absent, null, false, and
- * the neutral number are fine. */
+/* Fields that change the mathematics of some model and are not computed here. Absent, null, false,
+ * and the neutral number are fine. */
 struct refused_field {
     const char *name;
     double neutral;
@@ -210,8 +210,7 @@ static void read_shape(struct desc_reader *r, const cJSON *root, const struct fa
                   desc->head_dim, OPS_HEAD_DIM_MAX);
     if (desc->n_heads % desc->n_kv_heads != 0 ||
         desc->n_heads / desc->n_kv_heads > OPS_HEADS_PER_KV_MAX)
-        desc_fail(r, ST_INVALID,
-                  "num_attention_heads must be 1 to %u times num_key_value_heads",
+        desc_fail(r, ST_INVALID, "num_attention_heads must be 1 to %u times num_key_value_heads",
                   OPS_HEADS_PER_KV_MAX);
 }
 
@@ -239,9 +238,8 @@ static void read_switches(struct desc_reader *r, const cJSON *root, const struct
     static const struct {
         const char *name;
         enum model_dtype dtype;
-    } dtypes[] = {{"float32", MODEL_DTYPE_F32},
-                  {"bfloat16", MODEL_DTYPE_BF16},
-                  {"float16", MODEL_DTYPE_F16}};
+    } dtypes[] = {
+        {"float32", MODEL_DTYPE_F32}, {"bfloat16", MODEL_DTYPE_BF16}, {"float16", MODEL_DTYPE_F16}};
     const char *field = json_get(root, "dtype") != NULL ? "dtype" : "torch_dtype";
     const char *name = desc_read_string(r, root, field);
     if (name == NULL)
@@ -295,7 +293,8 @@ static void read_window(struct desc_reader *r, const cJSON *root, const struct f
         return;
     }
     if (family->window == WINDOW_ALL && !is_used && window != 0) {
-        desc_fail(r, ST_UNSUPPORTED, "field \"use_sliding_window\" is not supported for this family");
+        desc_fail(r, ST_UNSUPPORTED,
+                  "field \"use_sliding_window\" is not supported for this family");
         return;
     }
     uint32_t first = 0;

@@ -1,10 +1,10 @@
-/* What a model is, read from a Hugging Face config.json: the numbers that drive the one forward pass
- * of the engine. Families are rows of data, not forks of code: LlamaForCausalLM, Qwen2ForCausalLM,
- * Qwen3ForCausalLM, MistralForCausalLM.
+/* What a model is, read from a Hugging Face config.json: the numbers that drive the one forward
+ * pass of the engine. Families are rows of data, not forks of code: LlamaForCausalLM,
+ * Qwen2ForCausalLM, Qwen3ForCausalLM, MistralForCausalLM.
  *
- * A field that would change the mathematics in a way that is not computed here is refused by name; a
- * wrong answer is worse than none. Every number is range-checked, so that products of two dimensions
- * fit 64 bits with room. Pure functions but for model_desc_load. Any thread. */
+ * A field that would change the mathematics in a way that is not computed here is refused by name;
+ * a wrong answer is worse than none. Every number is range-checked, so that products of two
+ * dimensions fit 64 bits with room. Pure functions but for model_desc_load. Any thread. */
 #ifndef MODEL_DESC_H
 #define MODEL_DESC_H
 
@@ -41,12 +41,12 @@ struct model_desc {
     bool o_bias;
     bool mlp_bias; /* of gate, up and down */
     bool tied_embeddings;
-    uint32_t window;                      /* sliding window in tokens, the own included; 0: none */
+    uint32_t window; /* sliding window in tokens, the own included; 0: none */
     uint8_t layer_window[MODEL_LAYERS_MAX]; /* 1: the layer looks at `window` tokens, 0: at all */
     enum model_rope rope;
     float rope_theta;
-    float rope_attn_scale;                    /* multiplies cos and sin; 1 but for YaRN */
-    float inv_freq[OPS_HEAD_DIM_MAX / 2];     /* [head_dim / 2], scaling applied */
+    float rope_attn_scale;                /* multiplies cos and sin; 1 but for YaRN */
+    float inv_freq[OPS_HEAD_DIM_MAX / 2]; /* [head_dim / 2], scaling applied */
     enum model_dtype dtype;
     uint32_t bos; /* MODEL_NO_TOKEN: none */
     uint32_t n_eos;
@@ -54,19 +54,19 @@ struct model_desc {
 };
 
 /* Reads the texts of config.json and generation_config.json (NULL: there is none).
- * ST_PARSE: not JSON; ST_INVALID: a field is missing or out of range; ST_UNSUPPORTED: a field asks for
- * something that is not computed here. err names file and field. */
+ * ST_PARSE: not JSON; ST_INVALID: a field is missing or out of range; ST_UNSUPPORTED: a field asks
+ * for something that is not computed here. err names file and field. */
 enum status model_desc_parse(const char *config, size_t config_bytes, const char *generation,
                              size_t generation_bytes, struct model_desc *out_desc,
                              struct text_error err);
-/* The same from the files in `dir`; generation_config.json may be missing. Also ST_NOT_FOUND, ST_IO,
- * ST_TOO_LARGE (1 MiB). */
+/* The same from the files in `dir`; generation_config.json may be missing. Also ST_NOT_FOUND,
+ * ST_IO, ST_TOO_LARGE (1 MiB). */
 enum status model_desc_load(const char *dir, struct model_desc *out_desc, struct text_error err);
 
 /* Parameters in all layers, embeddings and head (tied ones once). */
 uint64_t model_desc_param_count(const struct model_desc *desc);
-/* Hash of all that determines the mathematics, without the weights: equal for two files that differ in
- * spelling only. */
+/* Hash of all that determines the mathematics, without the weights: equal for two files that differ
+ * in spelling only. */
 void model_desc_hash(const struct model_desc *desc, uint8_t out[32]);
 
 #endif

@@ -11,7 +11,8 @@
 /* dir/name into out[FILE_PATH_BYTES]. ST_TOO_LARGE. */
 enum status file_path_join(const char *dir, const char *name, char *out, struct text_error err);
 /* Whole file into malloc'd memory with a NUL behind it; the caller frees *out_data.
- * ST_NOT_FOUND: no such file (err is set too); ST_TOO_LARGE: over bytes_max; ST_IO; ST_NO_MEMORY. */
+ * ST_NOT_FOUND: no such file (err is set too); ST_TOO_LARGE: over bytes_max; ST_IO; ST_NO_MEMORY.
+ */
 enum status file_read(const char *path, size_t bytes_max, char **out_data, size_t *out_bytes,
                       struct text_error err);
 
@@ -21,8 +22,8 @@ struct file_map {
     size_t bytes;
 };
 
-/* An empty file is ST_TRUNCATED. The file must not be cut while it is mapped: as with any mapping, a
- * read behind its new end is a bus error. */
+/* An empty file is ST_TRUNCATED. The file must not be cut while it is mapped: as with any mapping,
+ * a read behind its new end is a bus error. */
 enum status file_map_open(const char *path, struct file_map *out_map, struct text_error err);
 void file_map_close(struct file_map *map);
 

@@ -17,6 +17,7 @@ struct loader {
     struct model_weights *weights;
     struct safetensors *set; /* NULL when dummy */
     void *chunk;             /* dummy: rows before packing */
+    uint8_t *used;           /* [tensors of set] 1: it is part of the model */
     uint64_t done, total;    /* parameters */
     uint32_t permille;
     uint64_t tensor_seed;
@@ -79,7 +80,32 @@ static enum status loader_find(struct loader *l, const char *name, uint64_t rows
     if (!dtype_of(t->dtype, out_dtype))
         return text_error_set(l->err, ST_UNSUPPORTED, "%s: tensor %s: dtype %s is not supported",
                               l->opts->dir, name, safetensors_dtype_name(t->dtype));
+    l->used[t - safetensors_at(l->set, 0)] = 1;
     *out = t;
+    return ST_OK;
+}
+
+/* Tables that some writers store although they follow from config.json. */
+static bool is_redundant(const struct model_desc *desc, const char *name)
+{
+    static const char suffix[] = ".rotary_emb.inv_freq";
+    size_t bytes = strlen(name), suffix_bytes = sizeof(suffix) - 1;
+    if (bytes > suffix_bytes && strcmp(name + bytes - suffix_bytes, suffix) == 0)
+        return true;
+    return desc->tied_embeddings && strcmp(name, "lm_head.weight") == 0;
+}
+
+/* A tensor left over means that config.json and the weights disagree, for example about a bias: the
+ * answers would be wrong without a word. */
+static enum status check_all_used(struct loader *l)
+{
+    for (uint32_t i = 0; l->set != NULL && i < safetensors_count(l->set); i++) {
+        const struct safetensors_tensor *t = safetensors_at(l->set, i);
+        if (l->used[i] == 0 && !is_redundant(l->desc, t->name))
+            return text_error_set(l->err, ST_INVALID,
+                                  "%s: tensor %.200s is no part of the model of config.json",
+                                  l->opts->dir, t->name);
+    }
     return ST_OK;
 }
 
@@ -326,13 +352,20 @@ enum status model_load(struct device *dev, const struct model_desc *desc,
         st = no_memory(&l);
     if (st == ST_OK && !opts->dummy)
         st = safetensors_open_dir(opts->dir, &l.set, err);
+    if (st == ST_OK && l.set != NULL) {
+        l.used = calloc((size_t)safetensors_count(l.set) + 1, 1);
+        st = l.used != NULL ? ST_OK : no_memory(&l);
+    }
     if (st == ST_OK)
         st = load_all(&l);
+    if (st == ST_OK)
+        st = check_all_used(&l);
     if (st == ST_OK)
         st = identity(&l, out_identity);
     if (st == ST_OK && opts->on_progress != NULL && l.permille != 1000)
         opts->on_progress(opts->progress_arg, 1000);
     safetensors_close(l.set);
+    free(l.used);
     free(l.chunk);
     if (st != ST_OK)
         model_weights_deinit(out);

@@ -40,9 +40,10 @@ struct model_load_opts {
     void *progress_arg;
 };
 
-/* ST_NOT_FOUND: a tensor or file is missing; ST_INVALID: a tensor has another shape;
- * ST_UNSUPPORTED: a tensor's dtype; ST_NO_MEMORY; else as safetensors_open_dir. out_identity: hash
- * of names, dtypes, shapes and a sample of the contents; of seed and dtype when dummy. */
+/* ST_NOT_FOUND: a tensor or file is missing; ST_INVALID: a tensor has another shape, or is no part
+ * of the model; ST_UNSUPPORTED: a tensor's dtype; ST_NO_MEMORY; else as safetensors_open_dir.
+ * out_identity: hash of names, dtypes, shapes and a sample of the contents; of seed and dtype when
+ * dummy. */
 enum status model_load(struct device *dev, const struct model_desc *desc,
                        const struct model_load_opts *opts, struct model_weights *out,
                        uint8_t out_identity[32], struct text_error err);

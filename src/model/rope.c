@@ -1,5 +1,5 @@
-/* Rope tables: the frequencies of each dimension pair with the scaling of long-context models applied.
- * Sources: rope arXiv:2104.09864; position interpolation arXiv:2306.15595 ("linear"); YaRN
+/* Rope tables: the frequencies of each dimension pair with the scaling of long-context models
+ * applied. Sources: rope arXiv:2104.09864; position interpolation arXiv:2306.15595 ("linear"); YaRN
  * arXiv:2309.00071; the "llama3" ramp as published with the Llama 3.1 weights. Float where the
  * reference implementation is float, so that tables agree to the last bit or two. */
 #include "model/desc_int.h"

@@ -48,7 +48,8 @@ void safetensors_close(struct safetensors *set)
     free(set);
 }
 
-static enum status set_create(uint32_t n_shards, struct safetensors **out_set, struct text_error err)
+static enum status set_create(uint32_t n_shards, struct safetensors **out_set,
+                              struct text_error err)
 {
     struct safetensors *set = calloc(1, sizeof *set);
     struct shard *shards = calloc(n_shards, sizeof *shards);
@@ -161,10 +162,11 @@ static enum status list_files(const cJSON *weight_map, const char ***out_names, 
     uint32_t n = 0;
     for (const cJSON *item = weight_map->child; item != NULL; item = item->next) {
         if (!cJSON_IsString(item) || !is_plain_name(item->valuestring))
-            return text_error_set(err, ST_INVALID,
-                                  "model.safetensors.index.json: tensor \"%.200s\": not a plain file "
-                                  "name",
-                                  item->string);
+            return text_error_set(
+                err, ST_INVALID,
+                "model.safetensors.index.json: tensor \"%.200s\": not a plain file "
+                "name",
+                item->string);
         n++;
     }
     if (n == 0 || n > SAFETENSORS_TENSORS_MAX)
@@ -184,8 +186,7 @@ static enum status list_files(const cJSON *weight_map, const char ***out_names, 
     }
     if (distinct > SAFETENSORS_FILES_MAX) {
         free(names);
-        return text_error_set(err, ST_TOO_LARGE,
-                              "model.safetensors.index.json: more than %u files",
+        return text_error_set(err, ST_TOO_LARGE, "model.safetensors.index.json: more than %u files",
                               SAFETENSORS_FILES_MAX);
     }
     *out_names = names;
@@ -250,7 +251,8 @@ static enum status open_index(const char *dir, struct safetensors **out_set, str
     st = file_read(path, INDEX_BYTES_MAX, &text, &bytes, err);
     if (st == ST_NOT_FOUND)
         return text_error_set(
-            err, st, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+            err, st, "%s: neither model.safetensors nor model.safetensors.index.json is there",
+            dir);
     if (st != ST_OK)
         return st;
     st = json_parse(text, bytes, INDEX_DEPTH_MAX, &root, &json);

@@ -4,12 +4,12 @@
  *   header: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
  *            "__metadata__": {"key": "text"}}            offsets count from the start of the data
  *
- * Accepted only when: header <= 100 MB and inside the file; strict JSON of exactly this form; at most
- * 1M tensors, no name twice; dtype known; shape product * dtype size == end - begin without overflow;
- * the tensors, sorted by offset, cover the data with neither overlap nor hole nor rest.
- * Files are mapped read-only; nothing but the header is read before a tensor is used. Names with JSON
- * escapes are refused. Any thread; a set is immutable once open.
- * Source: https://github.com/huggingface/safetensors (format description). */
+ * Accepted only when: header <= 100 MB and inside the file; strict JSON of exactly this form; at
+ * most 1M tensors, no name twice; dtype known; shape product * dtype size == end - begin without
+ * overflow; the tensors, sorted by offset, cover the data with neither overlap nor hole nor rest.
+ * Files are mapped read-only; nothing but the header is read before a tensor is used. Names with
+ * JSON escapes are refused. Any thread; a set is immutable once open. Source:
+ * https://github.com/huggingface/safetensors (format description). */
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 
@@ -59,8 +59,8 @@ struct safetensors;
 
 /* Reads one image in memory, borrowed until close. `name` is for messages.
  * ST_TRUNCATED: shorter than it says; ST_PARSE: header is not the JSON it should be; ST_INVALID: a
- * tensor contradicts itself, the data or another; ST_TOO_LARGE: over a bound; ST_UNSUPPORTED: a dtype
- * or shape not known here; ST_NO_MEMORY. err names file, tensor and reason. */
+ * tensor contradicts itself, the data or another; ST_TOO_LARGE: over a bound; ST_UNSUPPORTED: a
+ * dtype or shape not known here; ST_NO_MEMORY. err names file, tensor and reason. */
 enum status safetensors_open_memory(const void *data, size_t bytes, const char *name,
                                     struct safetensors **out_set, struct text_error err);
 /* dir/model.safetensors, or the files that dir/model.safetensors.index.json lists; then each tensor

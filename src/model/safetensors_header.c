@@ -1,6 +1,6 @@
-/* Header of one safetensors file. The text is first validated as strict JSON (base/json.h), which also
- * refuses duplicate names; then a scanner walks the one form that is allowed, so that a large header
- * costs no tree. The scanner may therefore trust the grammar, but no value. */
+/* Header of one safetensors file. The text is first validated as strict JSON (base/json.h), which
+ * also refuses duplicate names; then a scanner walks the one form that is allowed, so that a large
+ * header costs no tree. The scanner may therefore trust the grammar, but no value. */
 #include "model/safetensors_int.h"
 
 #include "base/json.h"
@@ -154,7 +154,8 @@ static bool is_text(const char *text, size_t bytes, const char *wanted)
     return bytes == strlen(wanted) && memcmp(text, wanted, bytes) == 0;
 }
 
-static enum status tensor_error(struct scanner *s, enum status st, const char *name, const char *why)
+static enum status tensor_error(struct scanner *s, enum status st, const char *name,
+                                const char *why)
 {
     return text_error_set(s->err, st, "%s: tensor \"%.200s\": %s", s->file, name, why);
 }
@@ -213,8 +214,7 @@ static enum status read_tensor(struct scanner *s, struct safetensors_tensor *t)
         } else if (is_text(key, key_bytes, "data_offsets")) {
             seen |= OFFSETS;
             if (!take_list(s, offsets, 2, &n_offsets) || n_offsets != 2)
-                return tensor_error(s, ST_PARSE, t->name,
-                                    "data_offsets must be two whole numbers");
+                return tensor_error(s, ST_PARSE, t->name, "data_offsets must be two whole numbers");
         } else {
             return tensor_error(s, ST_PARSE, t->name, "unknown field");
         }

@@ -11,7 +11,8 @@ struct safetensors_table {
     char *names; /* malloc'd */
 };
 
-/* Parses and checks data[0..bytes); out_table's `file` fields are `file`. On an error nothing is kept. */
+/* Parses and checks data[0..bytes); out_table's `file` fields are `file`. On an error nothing is
+ * kept. */
 enum status safetensors_header_read(const uint8_t *data, size_t bytes, const char *name,
                                     uint32_t file, struct safetensors_table *out_table,
                                     struct text_error err);

