@@ -38,7 +38,11 @@ bool cost_prefers_local(const struct cost_worker *decode, uint32_t uncached_deco
                         const struct cost_worker *prefill, uint32_t uncached_prefill,
                         uint32_t local_max)
 {
-    if (prefill == NULL || uncached_decode <= local_max)
+    if (prefill == NULL)
+        return true;
+    if (local_max == 0)
+        return false;
+    if (uncached_decode <= local_max)
         return true;
     return cost_ttft_ns(prefill, uncached_prefill) >
            COST_LOCAL_MARGIN * cost_ttft_ns(decode, uncached_decode);

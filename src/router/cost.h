@@ -2,7 +2,8 @@
  *
  *   ttft(w)  = (w.pending_tokens + uncached) * w.prefill_ns_per_token + w.running * w.step_ns
  *   remote   = ttft(prefill worker) + hand-off;  local = ttft(decode worker)
- *   local prefill is chosen when there is no prefill worker, when uncached <= local_max, or when
+ *   local prefill is chosen when there is no prefill worker, when uncached <= local_max, or
+ *   (unless local_max is 0, which means: always remote) when
  *   remote > COST_LOCAL_MARGIN * local: a local prefill also slows the decoding of others, which
  * the margin stands for.
  *

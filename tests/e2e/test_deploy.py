@@ -147,7 +147,7 @@ def test_deploy_grace_is_longer_than_the_drain(resources):
 
 
 def test_deploy_options_of_the_environment_stay_ours(resources):
-    """Kubernetes makes DYND_PORT and the like for a Service called dynd; dynd would refuse to start."""
+    """For a Service called dynd-http Kubernetes would set DYND_HTTP_PORT, which is the name of an option."""
     for _, pod in pods_of(resources):
         assert pod["enableServiceLinks"] is False
 

@@ -19,11 +19,11 @@ def main():
         print("skipped: clang-format %s is needed, this is %s" % (VERSION, text.strip() or "none"))
         sys.exit(77)
     paths = tree.files("include", "src", "kernels", "bench", "tests", ends=(".c", ".h"))
-    faults = []
-    for path in paths:
-        run = subprocess.run([sys.argv[1], "--dry-run", "-Werror", path], cwd=tree.root(), capture_output=True)
-        if run.returncode != 0:
-            faults.append("%s: run clang-format -i %s" % (path, path))
+    run = subprocess.run([sys.argv[1], "--dry-run", "-Werror", *paths], cwd=tree.root(), capture_output=True, text=True)
+    wrong = sorted(set(re.findall(r"^([^\s:]+):\d+:\d+: error:", run.stderr, re.M)))
+    faults = ["%s: run clang-format -i %s" % (path, path) for path in wrong]
+    if run.returncode != 0 and not faults:
+        faults.append(run.stderr)
     tree.report(faults, "format of %d files" % len(paths))
 
 

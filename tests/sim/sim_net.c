@@ -40,8 +40,8 @@ void sim_send(struct sim *sim, uint32_t worker, bool to_router, const struct wir
     if (sim->trace_print)
         printf("%10.3f ms    %s w%u %s\n", (double)sim->now / 1e6, to_router ? "from" : "to",
                worker, wire_type_name(msg->type));
-    /* Real links are streams and lose nothing while they stand. Loss is simulated all the same, but for
-     * the connect itself and for who may write where, on which fencing rests. */
+    /* Real links are streams and lose nothing while they stand. Loss is simulated all the same, but
+     * for the connect itself and for who may write where, on which fencing rests. */
     if (msg->type == WIRE_HELLO || msg->type == WIRE_PEER || msg->type == WIRE_PEER_GONE) {
         sim_deliver(sim, o->delay_min_ns / 2, worker, to_router);
         return;

@@ -92,8 +92,8 @@ static inline void tiny_tensor(struct tiny_writer *w, uint32_t n_rows, uint32_t 
         float value = middle + width * ((float)(bits >> 40) * 0x1p-23f - 1.0f);
         assert_int_equal(buf_append(&w->data, &value, sizeof(value)), ST_OK);
     }
-    buf_printf(&w->header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%u", w->header.len > 1 ? "," : "",
-               name, n_rows);
+    buf_printf(&w->header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%u",
+               w->header.len > 1 ? "," : "", name, n_rows);
     if (n_cols > 0)
         buf_printf(&w->header, ",%u", n_cols);
     buf_printf(&w->header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin,

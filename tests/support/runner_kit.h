@@ -1,4 +1,5 @@
-/* For tests of runners: a runner with its pool, and sequences that are computed in chosen pieces. */
+/* For tests of runners: a runner with its pool, and sequences that are computed in chosen pieces.
+ */
 #ifndef TESTS_RUNNER_KIT_H
 #define TESTS_RUNNER_KIT_H
 

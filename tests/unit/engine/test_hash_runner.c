@@ -1,5 +1,5 @@
-/* The hash runner: its tokens are those of hash_expect, however the work is cut, and any damage to a
- * block changes them. */
+/* The hash runner: its tokens are those of hash_expect, however the work is cut, and any damage to
+ * a block changes them. */
 #include "tests/support/runner_kit.h"
 
 #include "base/time.h"

@@ -1,5 +1,6 @@
-/* A step takes no memory: this program counts its own calls of malloc, calloc and realloc while each
- * kind of runner computes. Under a sanitizer, which has an allocator of its own, nothing is counted. */
+/* A step takes no memory: this program counts its own calls of malloc, calloc and realloc while
+ * each kind of runner computes. Under a sanitizer, which has an allocator of its own, nothing is
+ * counted. */
 #include "tests/support/model_configs.h"
 #include "tests/support/runner_kit.h"
 

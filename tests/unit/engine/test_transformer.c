@@ -1,5 +1,5 @@
-/* The transformer runner on small random models: results do not depend on how the work is cut, on the
- * neighbours, the threads, the block size or the place of the blocks; to the bit. */
+/* The transformer runner on small random models: results do not depend on how the work is cut, on
+ * the neighbours, the threads, the block size or the place of the blocks; to the bit. */
 #include "tests/support/model_configs.h"
 #include "tests/support/runner_kit.h"
 
@@ -209,8 +209,7 @@ static void test_transformer_window_hides_what_is_outside(void **state)
         kit_seq_init(&seq, 7, 150, VOCAB, 0);
         seq.tokens[changed] = (seq.tokens[changed] + 1) % VOCAB;
         kit_finish(&kit, &seq, KIT_TOKENS_MAX);
-        bool is_equal =
-            memcmp(runner_logits(kit.runner), logits, VOCAB * sizeof(float)) == 0;
+        bool is_equal = memcmp(runner_logits(kit.runner), logits, VOCAB * sizeof(float)) == 0;
         assert_int_equal(is_equal, changed < 149 - 2 * 47);
     }
     kit_close(&kit);

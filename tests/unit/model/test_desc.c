@@ -46,8 +46,8 @@ static void refuse_text(const char *text, enum status wanted, const char *needle
     struct model_desc desc;
     char err[256] = "";
     memset(&desc, 0x5a, sizeof(desc));
-    enum status st = model_desc_parse(text, strlen(text), NULL, 0, &desc,
-                                      (struct text_error){err, sizeof(err)});
+    enum status st =
+        model_desc_parse(text, strlen(text), NULL, 0, &desc, (struct text_error){err, sizeof(err)});
     if (st != wanted || strstr(err, needle) == NULL || strstr(err, "config.json: ") == NULL)
         fail_msg("%s: got %s, \"%s\"", text, status_name(st), err);
     assert_int_equal(desc.n_layers, 0x5a5a5a5a); /* nothing was written */
@@ -162,11 +162,10 @@ static void test_desc_layer_types_choose_the_layers_that_slide(void **state)
     refuse(CONFIG_QWEN3, "layer_types", "[\"full_attention\",7]", ST_UNSUPPORTED);
     refuse(CONFIG_MISTRAL, "layer_types", "[\"full_attention\",\"sliding_attention\"]",
            ST_UNSUPPORTED);
-    assert_int_equal(
-        parse_with(CONFIG_LLAMA, "layer_types",
-                   "[\"full_attention\",\"full_attention\",\"full_attention\"]")
-            .window,
-        0);
+    assert_int_equal(parse_with(CONFIG_LLAMA, "layer_types",
+                                "[\"full_attention\",\"full_attention\",\"full_attention\"]")
+                         .window,
+                     0);
 }
 
 static void test_desc_dtypes_are_told_apart(void **state)
@@ -174,13 +173,13 @@ static void test_desc_dtypes_are_told_apart(void **state)
     (void)state;
     assert_int_equal(parse_with(CONFIG_LLAMA, "torch_dtype", "\"bfloat16\"").dtype,
                      MODEL_DTYPE_BF16);
-    assert_int_equal(parse_with(CONFIG_LLAMA, "torch_dtype", "\"float16\"").dtype,
-                     MODEL_DTYPE_F16);
+    assert_int_equal(parse_with(CONFIG_LLAMA, "torch_dtype", "\"float16\"").dtype, MODEL_DTYPE_F16);
     assert_int_equal(parse_with(CONFIG_LLAMA, "torch_dtype", NULL).dtype, MODEL_DTYPE_UNKNOWN);
     refuse(CONFIG_LLAMA, "torch_dtype", "\"float8_e4m3fn\"", ST_UNSUPPORTED);
 }
 
-/* ---- Rope: values of transformers 5.17, rope_utils, for head_dim 128 -------------------------- */
+/* ---- Rope: values of transformers 5.17, rope_utils, for head_dim 128 --------------------------
+ */
 
 struct rope_point {
     uint32_t i;
@@ -213,9 +212,13 @@ static void test_desc_rope_linear_divides_positions(void **state)
 
 static void test_desc_rope_llama3_ramps_between_wavelengths(void **state)
 {
-    static const struct rope_point points[] = {
-        {0, 1},           {1, 0.814617217},     {20, 0.0165604409},  {28, 0.00321144611},
-        {32, 0.000524846022}, {40, 3.42810235e-05}, {63, 3.06892588e-07}};
+    static const struct rope_point points[] = {{0, 1},
+                                               {1, 0.814617217},
+                                               {20, 0.0165604409},
+                                               {28, 0.00321144611},
+                                               {32, 0.000524846022},
+                                               {40, 3.42810235e-05},
+                                               {63, 3.06892588e-07}};
     (void)state;
     check_rope("{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
                "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192,"
@@ -225,9 +228,13 @@ static void test_desc_rope_llama3_ramps_between_wavelengths(void **state)
 
 static void test_desc_rope_yarn_scales_attention_too(void **state)
 {
-    static const struct rope_point points[] = {
-        {0, 1},           {20, 0.0133352149},   {24, 0.00537532149}, {28, 0.00184827659},
-        {32, 0.000602941145}, {40, 4.44569851e-05}, {63, 3.10234441e-07}};
+    static const struct rope_point points[] = {{0, 1},
+                                               {20, 0.0133352149},
+                                               {24, 0.00537532149},
+                                               {28, 0.00184827659},
+                                               {32, 0.000602941145},
+                                               {40, 4.44569851e-05},
+                                               {63, 3.10234441e-07}};
     (void)state;
     check_rope("{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32768,"
                "\"rope_theta\":1000000.0}",
@@ -305,12 +312,11 @@ static void test_desc_neutral_values_of_such_fields_are_fine(void **state)
 
 static void test_desc_numbers_out_of_range_are_refused(void **state)
 {
-    static const char *const counts[] = {"num_hidden_layers",    "hidden_size",
-                                         "intermediate_size",    "num_attention_heads",
-                                         "num_key_value_heads",  "vocab_size",
-                                         "max_position_embeddings"};
-    static const char *const bad[] = {"0", "-1", "1.5", "4294967296", "1e300", "\"64\"", "true",
-                                      "[1]", "{}"};
+    static const char *const counts[] = {
+        "num_hidden_layers",   "hidden_size", "intermediate_size",      "num_attention_heads",
+        "num_key_value_heads", "vocab_size",  "max_position_embeddings"};
+    static const char *const bad[] = {"0",      "-1",   "1.5", "4294967296", "1e300",
+                                      "\"64\"", "true", "[1]", "{}"};
     (void)state;
     for (unsigned i = 0; i < sizeof(counts) / sizeof(*counts); i++)
         for (unsigned k = 0; k < sizeof(bad) / sizeof(*bad); k++)
@@ -354,9 +360,9 @@ static enum status parse_eos(const char *eos, const char *generation, struct mod
                              char *err, size_t err_bytes)
 {
     char *text = with(CONFIG_LLAMA, "eos_token_id", eos);
-    enum status st =
-        model_desc_parse(text, strlen(text), generation, generation != NULL ? strlen(generation) : 0,
-                         out, (struct text_error){err, err_bytes});
+    enum status st = model_desc_parse(text, strlen(text), generation,
+                                      generation != NULL ? strlen(generation) : 0, out,
+                                      (struct text_error){err, err_bytes});
     free(text);
     return st;
 }

@@ -101,7 +101,8 @@ static void test_load_every_matrix_lies_where_it_belongs(void **state)
     static const struct {
         const char *name;
         uint32_t row, n_first;
-    } qkv[] = {{"self_attn.q_proj", 63, 0}, {"self_attn.k_proj", 0, 64}, {"self_attn.v_proj", 15, 80}};
+    } qkv[] = {
+        {"self_attn.q_proj", 63, 0}, {"self_attn.k_proj", 0, 64}, {"self_attn.v_proj", 15, 80}};
     for (unsigned i = 0; i < 3; i++) {
         char name[96];
         snprintf(name, sizeof(name), "model.layers.1.%s.weight", qkv[i].name);
@@ -116,7 +117,8 @@ static void test_load_every_matrix_lies_where_it_belongs(void **state)
                 file_at(&dir, "model.layers.1.mlp.up_proj.weight", 3 * 64 + 7));
     assert_true(packed_at(dev, l->down, OPS_F32, 64, 112, 63, 111) ==
                 file_at(&dir, "model.layers.1.mlp.down_proj.weight", 63 * 112 + 111));
-    assert_true(l->mlp_norm[9] == file_at(&dir, "model.layers.1.post_attention_layernorm.weight", 9));
+    assert_true(l->mlp_norm[9] ==
+                file_at(&dir, "model.layers.1.post_attention_layernorm.weight", 9));
     assert_ptr_equal(w.head, w.embed); /* tied */
     assert_null(l->o_bias);
     assert_null(l->q_norm);
@@ -214,8 +216,8 @@ static void test_load_tensor_that_config_does_not_know_is_named(void **state)
     expect_refused(CONFIG_LLAMA, NULL, NULL,
                    edited(CONFIG_LLAMA, "\"num_hidden_layers\":3", "\"num_hidden_layers\":2"),
                    ST_INVALID, "model.layers.2.");
-    expect_refused(CONFIG_LLAMA, NULL, "model.layers.0.self_attn.rotary_emb.inv_freq",
-                   CONFIG_LLAMA, ST_OK, "");
+    expect_refused(CONFIG_LLAMA, NULL, "model.layers.0.self_attn.rotary_emb.inv_freq", CONFIG_LLAMA,
+                   ST_OK, "");
     expect_refused(CONFIG_QWEN2, NULL, "lm_head.weight", CONFIG_QWEN2, ST_OK, "");
 }
 

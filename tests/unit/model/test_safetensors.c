@@ -45,9 +45,9 @@ static void test_safetensors_good_file_gives_its_tensors(void **state)
         "\"s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[16,17]}}\n  ",
         17, &bytes);
     (void)state;
-    assert_int_equal(safetensors_open_memory(image, bytes, "m", &set,
-                                             (struct text_error){err, sizeof(err)}),
-                     ST_OK);
+    assert_int_equal(
+        safetensors_open_memory(image, bytes, "m", &set, (struct text_error){err, sizeof(err)}),
+        ST_OK);
     assert_int_equal(safetensors_count(set), 4);
     assert_string_equal(safetensors_at(set, 0)->name, "a");
     assert_string_equal(safetensors_at(set, 3)->name, "s");
@@ -166,10 +166,9 @@ static void test_safetensors_cut_anywhere_is_refused(void **state)
 {
     size_t bytes;
     char err[256];
-    uint8_t *image =
-        safetensors_image("{" A_4 ",\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],"
-                          "\"data_offsets\":[4,16]}}",
-                          16, &bytes);
+    uint8_t *image = safetensors_image("{" A_4 ",\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],"
+                                       "\"data_offsets\":[4,16]}}",
+                                       16, &bytes);
     (void)state;
     for (size_t n = 0; n < bytes; n++) {
         uint8_t *cut = malloc(n > 0 ? n : 1); /* exact size: a read behind it shows */
@@ -185,10 +184,9 @@ static void test_safetensors_cut_anywhere_is_refused(void **state)
 static void test_safetensors_any_changed_byte_is_refused_or_harmless(void **state)
 {
     size_t bytes;
-    uint8_t *image =
-        safetensors_image("{" A_4 ",\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],"
-                          "\"data_offsets\":[4,16]}}",
-                          16, &bytes);
+    uint8_t *image = safetensors_image("{" A_4 ",\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],"
+                                       "\"data_offsets\":[4,16]}}",
+                                       16, &bytes);
     (void)state;
     for (size_t at = 0; at < bytes - 16; at++) {
         uint8_t good = image[at];
@@ -222,8 +220,8 @@ static void test_safetensors_many_tensors_are_read_in_order(void **state)
                    i == 0 ? "{" : ",", N - 1 - i, i, i + 1);
     buf_append(&header, "}", 2);
     uint8_t *image = safetensors_image((const char *)header.data, N, &bytes);
-    assert_int_equal(
-        safetensors_open_memory(image, bytes, "m", &set, (struct text_error){NULL, 0}), ST_OK);
+    assert_int_equal(safetensors_open_memory(image, bytes, "m", &set, (struct text_error){NULL, 0}),
+                     ST_OK);
     assert_int_equal(safetensors_count(set), N);
     assert_string_equal(safetensors_at(set, 17)->name, "t00017");
     assert_int_equal(safetensors_find(set, "t00000")->data[0], (uint8_t)(N - 1));
@@ -371,8 +369,8 @@ static void identity_of(const char *header, size_t data_bytes, size_t flipped, u
     struct safetensors *set = NULL;
     uint8_t *image = safetensors_image(header, data_bytes, &bytes);
     image[bytes - data_bytes + flipped] ^= 1;
-    assert_int_equal(
-        safetensors_open_memory(image, bytes, "m", &set, (struct text_error){NULL, 0}), ST_OK);
+    assert_int_equal(safetensors_open_memory(image, bytes, "m", &set, (struct text_error){NULL, 0}),
+                     ST_OK);
     assert_int_equal(safetensors_identity(set, out), ST_OK);
     safetensors_close(set);
     free(image);
