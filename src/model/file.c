@@ -55,8 +55,8 @@ static enum status read_all(int fd, char *data, size_t bytes)
 enum status file_read(const char *path, size_t bytes_max, char **out_data, size_t *out_bytes,
                       struct text_error err)
 {
-    int fd;
-    uint64_t bytes;
+    int fd = -1;
+    uint64_t bytes = 0;
     enum status st = open_regular(path, &fd, &bytes, err);
     if (st != ST_OK)
         return st;
@@ -83,8 +83,8 @@ enum status file_read(const char *path, size_t bytes_max, char **out_data, size_
 
 enum status file_map_open(const char *path, struct file_map *out_map, struct text_error err)
 {
-    int fd;
-    uint64_t bytes;
+    int fd = -1;
+    uint64_t bytes = 0;
     enum status st = open_regular(path, &fd, &bytes, err);
     if (st != ST_OK)
         return st;

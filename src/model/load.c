@@ -145,8 +145,8 @@ static float element(const uint8_t *data, enum ops_dtype dtype, uint64_t i)
 static enum status load_vector(struct loader *l, const char *name, float *out, uint32_t n,
                                float fill)
 {
-    const struct safetensors_tensor *t;
-    enum ops_dtype dtype;
+    const struct safetensors_tensor *t = NULL;
+    enum ops_dtype dtype = OPS_F32;
     if (l->opts->dummy) {
         for (uint32_t i = 0; i < n; i++)
             out[i] = fill;
@@ -206,8 +206,8 @@ static enum status load_dummy_matrix(struct loader *l, uint32_t n_rows, uint32_t
 static enum status load_matrix(struct loader *l, const char *name, uint32_t n_rows,
                                uint32_t n_first, uint32_t n, uint32_t k, void *dst)
 {
-    const struct safetensors_tensor *t;
-    enum ops_dtype dtype;
+    const struct safetensors_tensor *t = NULL;
+    enum ops_dtype dtype = OPS_F32;
     if (l->opts->dummy)
         return load_dummy_matrix(l, n_rows, n_first, n, k, dst);
     enum status st = loader_find(l, name, n_rows, k, &t, &dtype);

@@ -79,6 +79,9 @@ static void link_hello(struct link *link, const struct wire_hello *hello)
     if (st == ST_OK) {
         link->up = true;
         link->refused[0] = '\0';
+        /* An id that a model does not have would fail the whole step it is in. */
+        if (r->api.limits.vocab_size == 0 || hello->vocab_size < r->api.limits.vocab_size)
+            r->api.limits.vocab_size = hello->vocab_size;
         if (hello->max_context_tokens > r->api.limits.context_tokens)
             r->api.limits.context_tokens = hello->max_context_tokens;
         log_info("worker ready", LOG_STR("worker", hello->name),

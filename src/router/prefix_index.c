@@ -92,8 +92,7 @@ void prefix_index_add(struct prefix_index *index, uint32_t worker, const struct 
     if (index->n_free == 0)
         evict_one(index);
     slot = index->free_slots[--index->n_free];
-    index->entries[slot] =
-        (struct prefix_entry){.key = *key, .workers = 1ull << worker, .recent = 1};
+    index->entries[slot] = (struct prefix_entry){.key = *key, .workers = 1ull << worker};
     map_put(&index->map, hash128_low64(key), slot);
 }
 

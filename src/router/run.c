@@ -13,6 +13,7 @@
 #include <sys/random.h>
 
 #define LINKS_TICK_MS       20u
+#define TOKENIZER_IDS_MAX   (1u << 20)
 #define PROMPTS_MAX         64u
 #define CHOICES_PER_REQUEST 2u
 #define TOKENS_MAX          (16u << 20) /* 64 MiB: prompts and answers of all admitted requests */
@@ -126,8 +127,11 @@ static enum status text_open(struct router *r)
         return r->tokenizer != NULL ? ST_OK : ST_NO_MEMORY;
     }
     enum status st = tokenizer_load(c->model.path, &r->tokenizer, err, sizeof(err));
-    if (st == ST_NOT_FOUND && c->model.runner == CONFIG_RUNNER_HASH) {
-        r->tokenizer = tokenizer_create_ids(c->hash.vocab_size);
+    if (st == ST_NOT_FOUND &&
+        (c->model.runner == CONFIG_RUNNER_HASH || c->model.load_format == CONFIG_LOAD_DUMMY)) {
+        /* Token ids in, token ids out; the workers' vocabulary bounds them. */
+        r->tokenizer = tokenizer_create_ids(
+            c->model.runner == CONFIG_RUNNER_HASH ? c->hash.vocab_size : TOKENIZER_IDS_MAX);
         return r->tokenizer != NULL ? ST_OK : ST_NO_MEMORY;
     }
     if (st != ST_OK) {

@@ -261,8 +261,8 @@ static void test_desc_rope_scaling_of_unknown_kind_is_refused(void **state)
         "{\"rope_type\":\"linear\",\"factor\":0.5}",
         "{\"rope_type\":\"linear\",\"factor\":\"4\"}",
         "{\"rope_type\":\"llama3\",\"factor\":8.0}",
-        "{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":4.0,"
-        "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}",
+        ("{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":4.0,"
+         "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}"),
         "{\"rope_type\":\"yarn\",\"factor\":1e308}",
     };
     (void)state;
