@@ -259,7 +259,7 @@ def start_fails(model, *words, config=UNIFIED):
 
 @pytest.mark.parametrize("config", [UNIFIED, DISAGG], ids=["unified", "disagg"])
 def test_missing_model_directory(tmp_path, config):
-    start_fails(tmp_path / "nowhere", "nowhere/config.json", "No such file", config=config)
+    start_fails(tmp_path / "nowhere", "nowhere", "No such file", config=config)
 
 
 @pytest.mark.parametrize("n_bytes", [0, 4, 1000, 100000, -1])

@@ -332,6 +332,8 @@ static inline void client_send(int fd, const char *data, size_t bytes)
 {
     while (bytes > 0) {
         ssize_t n = send(fd, data, bytes, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n <= 0)
             return;
         data += n;
@@ -360,6 +362,8 @@ static inline size_t client_read(int fd, const char *needle)
     out[0] = '\0';
     while (needle == NULL || memmem(out, len, needle, strlen(needle)) == NULL) {
         ssize_t n = recv(fd, out + len, OUT_BYTES - 1 - len, 0);
+        if (n < 0 && errno == EINTR)
+            continue; /* a receive with a timeout is not restarted by the kernel */
         if (n == 0 && needle == NULL)
             return len;
         if (n <= 0)
