@@ -32,7 +32,8 @@ static bool core_alloc(struct router_core *core)
 
 enum status router_core_create(const struct router_core_opts *opts, struct router_core **out_core)
 {
-    if (opts->requests_max == 0 || opts->choices_max == 0 || opts->tokens_max == 0)
+    if (opts->requests_max == 0 || opts->choices_max == 0 || opts->tokens_max == 0 ||
+        opts->attempts_max == 0)
         return ST_INVALID;
     struct router_core *core = calloc(1, sizeof(*core));
     if (core == NULL)
@@ -166,28 +167,26 @@ static struct rc_choice *choice_take(struct router_core *core, struct rc_request
     return c;
 }
 
-/* The longest context of a worker that could generate, and whether its pool holds the prompt. */
+/* The longest sequence that a worker could generate, and whether the prompt leaves room in it. */
 static enum status check_fit(const struct router_core *core, uint32_t n_tokens,
                              uint32_t *out_context)
 {
-    bool any = false;
+    bool any = false, context_fits = false;
     *out_context = 0;
     for (uint32_t i = 0; i < ROUTER_WORKERS_MAX; i++) {
         const struct rc_worker *w = &core->workers[i];
         if (!w->up || w->leaving || w->hello.role == WIRE_ROLE_PREFILL)
             continue;
         any = true;
-        if (w->hello.max_context_tokens > *out_context && rc_worker_fits(core, i, n_tokens))
-            *out_context = w->hello.max_context_tokens;
+        context_fits |= w->hello.max_context_tokens > n_tokens && n_tokens < WIRE_TOKENS_MAX;
+        if (rc_worker_context(core, i) > *out_context)
+            *out_context = rc_worker_context(core, i);
     }
     if (!any)
         return ST_UNAVAILABLE;
     if (*out_context > n_tokens)
         return ST_OK;
-    for (uint32_t i = 0; i < ROUTER_WORKERS_MAX; i++)
-        if (core->workers[i].up && core->workers[i].hello.max_context_tokens > n_tokens)
-            return ST_TOO_LARGE; /* the context would do, the pool does not */
-    return ST_PROMPT_TOO_LONG;
+    return context_fits ? ST_TOO_LARGE : ST_PROMPT_TOO_LONG; /* too large: only the pool is short */
 }
 
 enum status router_core_submit(struct router_core *core, uint64_t now_ns,
@@ -197,7 +196,7 @@ enum status router_core_submit(struct router_core *core, uint64_t now_ns,
     if (core->draining)
         return ST_DRAINING;
     if (req->n_tokens == 0 || req->n_choices == 0 || req->n_choices > ROUTER_CHOICES_MAX ||
-        req->n_tokens > WIRE_TOKENS_MAX)
+        req->n_tokens > WIRE_TOKENS_MAX || req->sampling.n_stop_ids > WIRE_STOP_IDS_MAX)
         return ST_INVALID;
     enum status st = check_fit(core, req->n_tokens, &context);
     if (st != ST_OK)
@@ -292,6 +291,17 @@ void rc_choice_done(struct router_core *core, uint64_t now, struct rc_choice *c)
     c->state = RC_DONE;
     if (++r->n_done == r->n_choices)
         request_end(core, now, r, ROUTER_DONE, ST_OK);
+    else
+        rc_siblings_start(core, r); /* it may have ended before its first token */
+}
+
+void rc_siblings_start(struct router_core *core, const struct rc_request *r)
+{
+    for (uint32_t i = 1; i < r->n_choices; i++) {
+        struct rc_choice *sibling = &core->choices[r->choices[i]];
+        if (sibling->state == RC_SIBLING)
+            rc_queue(core, sibling, false);
+    }
 }
 
 void router_core_cancel(struct router_core *core, uint64_t now_ns, uint64_t request)
@@ -307,9 +317,12 @@ void router_core_cancel(struct router_core *core, uint64_t now_ns, uint64_t requ
 
 void router_core_stop(struct router_core *core, uint64_t now_ns, uint64_t request, uint32_t choice)
 {
-    struct wire_seq seq = {.request = request, .choice = choice};
-    struct rc_choice *c = rc_choice_of(core, &seq);
-    if (c == NULL || c->state == RC_DONE)
+    struct rc_request *r = rc_request_of(core, request);
+    if (r == NULL || choice >= r->n_choices)
+        return;
+    struct rc_choice *c = &core->choices[r->choices[choice]];
+    c->stopped = true; /* also when it has ended here and its last tokens wait to go out */
+    if (r->ended || c->state == RC_DONE)
         return;
     choice_drop(core, now_ns, c);
     rc_choice_done(core, now_ns, c);
@@ -407,8 +420,10 @@ void router_core_tick(struct router_core *core, uint64_t now_ns)
         return;
     core->next_deadline_ns = UINT64_MAX;
     rc_worker_tick(core, now_ns);
-    for (uint32_t i = 0; i < core->opts.requests_max; i++) {
+    uint32_t left = core->counts.requests; /* none is released in here */
+    for (uint32_t i = 0; left > 0 && i < core->opts.requests_max; i++) {
         struct rc_request *r = &core->requests[i];
+        left -= r->id != 0;
         if (r->id == 0 || r->ended)
             continue;
         if (now_ns >= r->deadline_ns) {

@@ -12,9 +12,10 @@
  * and prefer the same decode worker, whose prefix cache then holds the prompt.
  *  - A leg that fails, whose worker is lost or whose deadline passes ends the attempt: CANCEL to
  * both legs, attempt + 1, prompt + committed tokens again, elsewhere if possible. After
- * attempts_max attempts the request fails with the last status. Worker deaths count against the
- * request: after two it is ST_POISON. Refusals for want of room (FULL, NO_BLOCKS, DRAINING) cost no
- * attempt against the budget; they wait for room until the request's deadline.
+ * attempts_max attempts the request fails with the last status. A worker that dies during an
+ * attempt counts against the request, once for all its choices: after attempts_max deaths it is
+ * ST_POISON. Refusals for want of room (FULL, NO_BLOCKS, DRAINING) cost no attempt against the
+ * budget; they wait for room until the request's deadline.
  *  - CANCEL is repeated every cancel_retry_ns until CANCELLED is read or the worker is gone. When
  * the prefill leg is known to write no more (CANCELLED, FAILED with writer_done, PREFILL never
  * sent, or the worker is gone and fenced by the decode worker), the decode leg gets WRITER_DONE.
@@ -24,8 +25,9 @@
  * PREFILL that names it; PEER_GONE goes to all others when a worker is lost.
  *  - No prefill worker, or a short uncached suffix, or a prefill queue that would be slower: local
  *    prefill on the decode worker (RESERVE local). Unified workers always run local.
- *  - Admission: at most queue_max requests; a request that fits no worker's context or pool is
- * refused at once; while draining all are.
+ *  - Admission: at most requests_max requests; a request that fits no worker's context or pool is
+ * refused at once; while draining all are. The queue is first come, first served, but a choice that
+ * no worker which is up could hold stands in nobody's way.
  *  - Every request is reachable from a timer: its own deadline, and one deadline per state. */
 #ifndef ROUTER_CORE_H
 #define ROUTER_CORE_H
@@ -95,13 +97,14 @@ void router_core_destroy(struct router_core *core);
 
 /* Admits or refuses. Errors: ST_FULL (429), ST_UNAVAILABLE (no worker that could run it, 503),
  * ST_PROMPT_TOO_LONG, ST_TOO_LARGE (never fits a pool), ST_DRAINING, ST_INVALID, ST_NO_MEMORY
- * (token store full; 503). max_new_tokens is cut to what the context leaves. */
+ * (token store full; 503). max_new_tokens is cut to what context and pool of the largest worker
+ * leave; 0 asks for all of that. A worker that could not hold the whole answer is not asked. */
 enum status router_core_submit(struct router_core *core, uint64_t now_ns,
                                const struct router_request *req, uint64_t *out_request);
 /* The client is gone. No further action names the request. Unknown ids are ignored. */
 void router_core_cancel(struct router_core *core, uint64_t now_ns, uint64_t request);
 /* The caller found the end of a choice itself (stop string): it ends as done, its legs are
- * cancelled. */
+ * cancelled, and no further TOKENS name it. */
 void router_core_stop(struct router_core *core, uint64_t now_ns, uint64_t request, uint32_t choice);
 
 /* A worker's HELLO was read. Refuses (ST_MISMATCH, ST_VERSION, ST_FULL, ST_EXISTS: same instance is

@@ -136,7 +136,7 @@ bool router_core_next_action(struct router_core *core, struct router_action *out
             out->msg = &core->msg;
             return true;
         case ROUTER_TOKENS:
-            if (r == NULL)
+            if (r == NULL || core->choices[r->choices[act->choice]].stopped)
                 continue;
             action_fill(act, out);
             return true;

@@ -66,15 +66,13 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* Starts the next attempt of a queued choice, if a worker has room. */
-static bool dispatch_one(struct router_core *core, uint64_t now, struct rc_choice *c)
+/* Starts the next attempt of a queued choice. A worker has room for it. */
+static void dispatch_one(struct router_core *core, uint64_t now, struct rc_choice *c)
 {
     uint32_t hits[ROUTER_WORKERS_MAX];
     struct rc_request *r = &core->requests[c->request];
     rc_route_hits(core, r, c, hits);
     uint32_t d = rc_route_decode(core, c, hits);
-    if (d == RC_NONE)
-        return false;
     struct rc_worker *w = &core->workers[d];
     uint32_t p = rc_route_prefill(core, c, d, hits);
     uint32_t cached = min_u32(hits[d], c->n_tokens - 1);
@@ -120,7 +118,6 @@ static bool dispatch_one(struct router_core *core, uint64_t now, struct rc_choic
     act->choice = c->choice;
     act->attempt = c->attempt;
     state_set(core, c, RC_RESERVING, now + core->opts.reserve_timeout_ns);
-    return true;
 }
 
 void rc_dispatch(struct router_core *core, uint64_t now)
@@ -137,8 +134,12 @@ void rc_dispatch(struct router_core *core, uint64_t now)
             rc_deadline(core, c->not_before_ns);
             continue;
         }
-        if (!dispatch_one(core, now, c))
-            return;
+        enum rc_room room = rc_route_room(core, c);
+        if (room == RC_ROOM_LATER)
+            return; /* first come, first served */
+        if (room == RC_ROOM_NOW)
+            dispatch_one(core, now, c);
+        /* One that no worker could hold now waits for one that comes back, in nobody's way. */
     }
 }
 
@@ -152,19 +153,14 @@ static bool is_want_of_room(enum status st)
 void rc_attempt_end(struct router_core *core, uint64_t now, struct rc_choice *c, enum status st,
                     uint32_t culprit)
 {
-    struct rc_request *r = &core->requests[c->request];
     rc_cancel_start(core, now, c);
     rc_attempt_detach(core, now, c);
     c->avoid = culprit;
     c->state = RC_DONE; /* until it is queued again */
-    if (st == ST_PEER_LOST && ++r->deaths >= core->opts.attempts_max) {
-        rc_request_fail(core, now, r, ST_POISON);
-        return;
-    }
     if (is_want_of_room(st)) {
         c->not_before_ns = now + RC_ROOM_WAIT_NS;
     } else if (++c->tries >= core->opts.attempts_max) {
-        rc_request_fail(core, now, r, st);
+        rc_request_fail(core, now, &core->requests[c->request], st);
         return;
     }
     rc_queue(core, c, true);
@@ -186,6 +182,18 @@ static struct rc_choice *current(struct router_core *core, const struct wire_seq
     return NULL;
 }
 
+/* The blocks must be of the pool that the worker announced, and cover what is not cached there. */
+static bool reserved_is_right(const struct rc_choice *c, const struct wire_pool *pool,
+                              const struct wire_reserved *m)
+{
+    if (m->cached_tokens >= c->n_tokens || m->cached_tokens % pool->block_tokens != 0)
+        return false;
+    uint32_t uncached = c->n_tokens - m->cached_tokens;
+    return c->local ||
+           (m->n_blocks == (uncached - 1) / pool->block_tokens + 1 &&
+            m->n_blocks <= c->blocks_max && m->epoch == pool->epoch && m->pool == pool->pool);
+}
+
 void rc_on_reserved(struct router_core *core, uint64_t now, uint32_t slot,
                     const struct wire_reserved *m)
 {
@@ -194,7 +202,7 @@ void rc_on_reserved(struct router_core *core, uint64_t now, uint32_t slot,
         return;
     struct rc_request *r = &core->requests[c->request];
     uint32_t hits[ROUTER_WORKERS_MAX];
-    if (m->cached_tokens >= c->n_tokens || m->n_blocks > c->blocks_max) {
+    if (!reserved_is_right(c, &core->workers[slot].hello.pool, m)) {
         rc_attempt_end(core, now, c, ST_MISMATCH, slot);
         return;
     }
@@ -233,12 +241,13 @@ void rc_on_reserved(struct router_core *core, uint64_t now, uint32_t slot,
 }
 
 /* Appends tokens to the log and tells the caller. */
-static void commit(struct router_core *core, uint64_t now, struct rc_choice *c,
-                   const uint32_t *tokens, uint32_t n, uint32_t finish)
+static void commit(struct router_core *core, struct rc_choice *c, const uint32_t *tokens,
+                   uint32_t n, uint32_t finish)
 {
     struct rc_request *r = &core->requests[c->request];
     uint32_t position = c->n_tokens - r->n_prompt;
-    memcpy(c->tokens + c->n_tokens, tokens, n * sizeof(uint32_t));
+    if (n > 0)
+        memcpy(c->tokens + c->n_tokens, tokens, n * sizeof(uint32_t));
     struct rc_action *act = rc_action_add(core, ROUTER_TOKENS);
     act->request = r->id;
     act->tag = r->tag;
@@ -255,12 +264,7 @@ static void commit(struct router_core *core, uint64_t now, struct rc_choice *c,
     if (n == 0)
         return;
     c->avoid = RC_NONE;
-    for (uint32_t i = 1; i < r->n_choices; i++) {
-        struct rc_choice *sibling = &core->choices[r->choices[i]];
-        if (sibling->state == RC_SIBLING)
-            rc_queue(core, sibling, false);
-    }
-    (void)now;
+    rc_siblings_start(core, r);
 }
 
 void rc_on_prefilled(struct router_core *core, uint64_t now, uint32_t slot,
@@ -280,7 +284,7 @@ void rc_on_prefilled(struct router_core *core, uint64_t now, uint32_t slot,
     state_set(core, c, RC_DECODING, now + core->opts.decode_timeout_ns);
     c->last_tokens_ns = now;
     if (m->position == c->n_tokens - r->n_prompt && c->n_tokens < c->capacity)
-        commit(core, now, c, &m->token, 1, WIRE_FINISH_NONE);
+        commit(core, c, &m->token, 1, WIRE_FINISH_NONE);
 }
 
 static void on_tokens_entry(struct router_core *core, uint64_t now, uint32_t slot,
@@ -315,7 +319,7 @@ static void on_tokens_entry(struct router_core *core, uint64_t now, uint32_t slo
     c->confirmed = true;
     state_set(core, c, RC_DECODING, now + core->opts.decode_timeout_ns);
     if (n_new > 0 || e->finish != WIRE_FINISH_NONE)
-        commit(core, now, c, e->tokens + known, n_new, e->finish);
+        commit(core, c, n_new > 0 ? e->tokens + known : NULL, n_new, e->finish);
     if (e->finish == WIRE_FINISH_NONE)
         return;
     if (!c->writer_done)
@@ -335,6 +339,7 @@ void rc_on_failed(struct router_core *core, uint64_t now, uint32_t slot,
                   const struct wire_failed *m)
 {
     struct rc_choice *c = rc_choice_of(core, &m->seq);
+    enum status st = m->status == ST_OK || m->status >= ST_COUNT ? ST_INTERNAL : m->status;
     bool is_current =
         c != NULL && c->attempt == m->seq.attempt &&
         (c->state == RC_RESERVING || c->state == RC_PREFILLING || c->state == RC_DECODING);
@@ -343,13 +348,13 @@ void rc_on_failed(struct router_core *core, uint64_t now, uint32_t slot,
         c->writer_done |= m->writer_done != 0;
         c->prefill_over = true;
         /* It does not know the decode worker, or has lost it: say again how to reach it. */
-        if (m->status == ST_PEER_LOST && rc_leg_is_up(core, &c->decode))
+        if (st == ST_PEER_LOST && rc_leg_is_up(core, &c->decode))
             rc_send(core, WIRE_PEER, slot)->peer = c->decode.worker;
-        rc_attempt_end(core, now, c, (enum status)m->status, slot);
+        rc_attempt_end(core, now, c, st, slot);
     } else if (is_current && c->decode.worker == slot && rc_leg_is_up(core, &c->decode)) {
         if (m->writer_done)
             c->decode_holds = false;
-        rc_attempt_end(core, now, c, (enum status)m->status, slot);
+        rc_attempt_end(core, now, c, st, slot);
     } else {
         rc_cancel_failed(core, now, slot, m);
     }

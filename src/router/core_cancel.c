@@ -65,10 +65,12 @@ void rc_cancel_start(struct router_core *core, uint64_t now, const struct rc_cho
 
 void rc_cancel_tick(struct router_core *core, uint64_t now)
 {
-    for (uint32_t i = 0; i < core->cancels_max && core->n_cancels > 0; i++) {
+    uint32_t left = core->n_cancels;
+    for (uint32_t i = 0; left > 0 && i < core->cancels_max; i++) {
         struct rc_cancel *cancel = &core->cancels[i];
         if (!cancel->used)
             continue;
+        left--;
         cancel_settle(core, cancel);
         if (cancel->used && now >= cancel->next_ns && rc_action_room(core) > core->actions_max / 4)
             cancel_ask(core, now, cancel);
@@ -89,8 +91,10 @@ void rc_cancel_worker_gone(struct router_core *core, uint32_t slot)
 static struct rc_cancel *cancel_of(struct router_core *core, const struct wire_seq *seq,
                                    uint32_t slot, bool *out_is_prefill)
 {
-    for (uint32_t i = 0; i < core->cancels_max; i++) {
+    uint32_t left = core->n_cancels;
+    for (uint32_t i = 0; left > 0 && i < core->cancels_max; i++) {
         struct rc_cancel *cancel = &core->cancels[i];
+        left -= cancel->used;
         if (!cancel->used || !wire_seq_equal(&cancel->seq, seq))
             continue;
         *out_is_prefill = cancel->prefill.worker == slot && rc_leg_is_up(core, &cancel->prefill);

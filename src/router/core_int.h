@@ -44,6 +44,7 @@ struct rc_choice {
     bool prefill_over; /* prefill leg: it said that it writes no more */
     uint64_t writer;   /* instance that got this attempt's PREFILL, 0: none */
     bool decode_holds; /* decode leg may hold something for this attempt */
+    bool stopped;      /* by router_core_stop: none of its tokens goes out any more */
     uint32_t avoid;    /* slot that failed it last, RC_NONE */
     uint32_t *tokens;  /* [n_prompt + max_new] in core->slab, then blocks behind them */
     uint32_t n_tokens; /* prompt + committed */
@@ -66,7 +67,9 @@ struct rc_request {
     uint64_t tag, deadline_ns;
     struct wire_sampling sampling;
     uint8_t salt[16];
-    uint32_t n_prompt, n_choices, n_done, deaths;
+    uint32_t n_prompt, n_choices, n_done;
+    uint32_t deaths;     /* workers that were lost with an attempt of it under way */
+    uint64_t death_seen; /* counts.workers_lost at the last one: choices share a death */
     uint32_t cached_tokens;
     uint32_t choices[ROUTER_CHOICES_MAX];
     bool ended;  /* DONE or FAIL is among the actions; nothing else may happen to it */
@@ -151,7 +154,15 @@ void rc_deadline(struct router_core *core, uint64_t at_ns);
 void rc_request_fail(struct router_core *core, uint64_t now, struct rc_request *r, enum status st);
 void rc_request_release(struct router_core *core, struct rc_request *r);
 void rc_choice_done(struct router_core *core, uint64_t now, struct rc_choice *c);
+void rc_siblings_start(struct router_core *core, const struct rc_request *r);
 /* core_route.c */
+enum rc_room {
+    RC_ROOM_NEVER, /* no worker that is up could hold it */
+    RC_ROOM_LATER, /* one could, but has none now */
+    RC_ROOM_NOW,
+};
+enum rc_room rc_route_room(const struct router_core *core, const struct rc_choice *c);
+uint32_t rc_worker_context(const struct router_core *core, uint32_t slot);
 bool rc_leg_is_up(const struct router_core *core, const struct rc_leg *leg);
 void rc_route_hits(struct router_core *core, const struct rc_request *r, const struct rc_choice *c,
                    uint32_t hits[ROUTER_WORKERS_MAX]);

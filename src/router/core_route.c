@@ -9,12 +9,19 @@ bool rc_leg_is_up(const struct router_core *core, const struct rc_leg *leg)
            core->workers[leg->worker].life == leg->life;
 }
 
-/* Could this worker ever hold n_tokens and one more? */
-bool rc_worker_fits(const struct router_core *core, uint32_t slot, uint32_t n_tokens)
+/* Prompt and output that one sequence can have on this worker: its context, its pool, a message. */
+uint32_t rc_worker_context(const struct router_core *core, uint32_t slot)
 {
     const struct wire_hello *h = &core->workers[slot].hello;
-    return n_tokens < h->max_context_tokens &&
-           n_tokens < (uint64_t)h->pool.block_count * h->pool.block_tokens;
+    uint64_t n = (uint64_t)h->pool.block_count * h->pool.block_tokens;
+    if (n > h->max_context_tokens)
+        n = h->max_context_tokens;
+    return n < WIRE_TOKENS_MAX ? (uint32_t)n : WIRE_TOKENS_MAX;
+}
+
+bool rc_worker_fits(const struct router_core *core, uint32_t slot, uint32_t n_tokens)
+{
+    return n_tokens <= rc_worker_context(core, slot);
 }
 
 /* KV can move from prefill to decode only when both name the same layout and transport. */
@@ -65,6 +72,28 @@ static bool worker_has_room(const struct router_core *core, uint32_t slot, uint3
     return w->stats.blocks_free >= w->claimed_blocks + need;
 }
 
+static bool worker_could_decode(const struct router_core *core, uint32_t slot,
+                                const struct rc_choice *c)
+{
+    const struct rc_worker *w = &core->workers[slot];
+    return w->up && !w->leaving && w->hello.role != WIRE_ROLE_PREFILL &&
+           rc_worker_fits(core, slot, c->capacity);
+}
+
+/* Asked before the prompt is hashed, which costs far more. */
+enum rc_room rc_route_room(const struct router_core *core, const struct rc_choice *c)
+{
+    enum rc_room room = RC_ROOM_NEVER;
+    for (uint32_t i = 0; i < ROUTER_WORKERS_MAX; i++) {
+        if (!worker_could_decode(core, i, c))
+            continue;
+        if (worker_has_room(core, i, c->n_tokens))
+            return RC_ROOM_NOW;
+        room = RC_ROOM_LATER;
+    }
+    return room;
+}
+
 /* Smaller is better; equal ones are drawn, so that load spreads. */
 struct pick {
     uint32_t slot, n_equal;
@@ -86,8 +115,7 @@ uint32_t rc_route_decode(struct router_core *core, const struct rc_choice *c, co
     const struct rc_choice *first = &core->choices[r->choices[0]];
     for (uint32_t i = 0; i < ROUTER_WORKERS_MAX; i++) {
         struct rc_worker *w = &core->workers[i];
-        if (!w->up || w->leaving || w->hello.role == WIRE_ROLE_PREFILL ||
-            !rc_worker_fits(core, i, c->n_tokens) || !worker_has_room(core, i, c->n_tokens))
+        if (!worker_could_decode(core, i, c) || !worker_has_room(core, i, c->n_tokens))
             continue;
         uint32_t cached = hits[i];
         if (c != first && first->decode.worker == i && first->state == RC_DECODING &&
@@ -107,7 +135,7 @@ uint32_t rc_route_prefill(struct router_core *core, const struct rc_choice *c, u
     for (uint32_t i = 0; i < ROUTER_WORKERS_MAX; i++) {
         struct rc_worker *w = &core->workers[i];
         if (!w->up || w->leaving || i == c->avoid || !rc_workers_pair(core, decode, i) ||
-            !rc_worker_fits(core, i, c->n_tokens) ||
+            !rc_worker_fits(core, i, c->n_tokens + 1) ||
             w->inflight >= (w->hello.queue_max > 0 ? w->hello.queue_max : 1))
             continue;
         uint32_t uncached = c->n_tokens - (hits[i] < c->n_tokens ? hits[i] : c->n_tokens);

@@ -34,7 +34,8 @@ static enum status hello_check(struct router_core *core, const struct wire_hello
     if (hello->version_max < WIRE_VERSION_MIN || hello->version_min > WIRE_VERSION_MAX)
         return ST_VERSION;
     if (hello->role < WIRE_ROLE_PREFILL || hello->role > WIRE_ROLE_UNIFIED ||
-        hello->pool.block_count == 0 || hello->pool.block_tokens < 16 || hello->instance == 0)
+        hello->pool.block_count == 0 || hello->pool.block_tokens < 16 || hello->instance == 0 ||
+        hello->blob_bytes > WIRE_BLOB_BYTES_MAX)
         return ST_MISMATCH;
     for (uint32_t i = 0; i < ROUTER_WORKERS_MAX; i++)
         if (core->workers[i].up && core->workers[i].hello.instance == hello->instance)
@@ -72,6 +73,21 @@ enum status router_core_worker_up(struct router_core *core, uint64_t now_ns,
     return ST_OK;
 }
 
+/* A worker died during this choice's attempt. One death counts once for a request, however many of
+ * its choices the worker had. */
+static void choice_lost(struct router_core *core, uint64_t now, struct rc_choice *c, uint32_t slot)
+{
+    struct rc_request *r = &core->requests[c->request];
+    if (r->death_seen != core->counts.workers_lost) {
+        r->death_seen = core->counts.workers_lost;
+        r->deaths++;
+    }
+    if (r->deaths >= core->opts.attempts_max)
+        rc_request_fail(core, now, r, ST_POISON);
+    else
+        rc_attempt_end(core, now, c, ST_PEER_LOST, slot);
+}
+
 /* Applies the loss: attempts there end, others are told to fence it. */
 void rc_worker_lost(struct router_core *core, uint64_t now, uint32_t slot)
 {
@@ -95,7 +111,7 @@ void rc_worker_lost(struct router_core *core, uint64_t now, uint32_t slot)
         bool unproved =
             c->state == RC_DECODING && !c->local && !c->confirmed && c->writer == w->hello.instance;
         if (decode || prefill || unproved)
-            rc_attempt_end(core, now, c, ST_PEER_LOST, slot);
+            choice_lost(core, now, c, slot);
     }
     rc_cancel_worker_gone(core, slot);
 }

@@ -1,7 +1,8 @@
 /* Cost model of the router: what a request would wait for on a worker, from measured rates.
  *
- *   ttft(w)  = (w.pending_tokens + uncached) * w.prefill_ns_per_token + w.running * w.step_ns
- *   remote   = ttft(prefill worker) + hand-off;  local = ttft(decode worker)
+ *   ttft(w)  = (w.pending_tokens + uncached) * w.prefill_ns_per_token
+ *            + (w.running > 0 ? w.step_ns * (1 + w.running / 16) : 0)
+ *   remote   = ttft(prefill worker);  local = ttft(decode worker)
  *   local prefill is chosen when there is no prefill worker, when uncached <= local_max, or
  *   (unless local_max is 0, which means: always remote) when
  *   remote > COST_LOCAL_MARGIN * local: a local prefill also slows the decoding of others, which

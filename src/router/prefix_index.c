@@ -82,13 +82,12 @@ static void evict_one(struct prefix_index *index)
 void prefix_index_add(struct prefix_index *index, uint32_t worker, const struct hash128 *key)
 {
     uint32_t slot;
-    struct prefix_entry *entry = entry_find(index, key);
-    if (entry != NULL) {
-        entry->workers |= 1ull << worker;
+    if (map_get(&index->map, hash128_low64(key), &slot)) {
+        /* Another key with the same low half keeps its place. */
+        if (hash128_equal(&index->entries[slot].key, key))
+            index->entries[slot].workers |= 1ull << worker;
         return;
     }
-    if (map_get(&index->map, hash128_low64(key), &slot))
-        return; /* another key with the same low half: that one stays */
     if (index->n_free == 0)
         evict_one(index);
     slot = index->free_slots[--index->n_free];

@@ -4,31 +4,41 @@
 #include <assert.h>
 #include <string.h>
 
-uint32_t seq_end_ids(const struct worker_core *core, const struct seq *s, uint32_t *out_ids)
+uint32_t core_end_ids(const struct worker_core *core, const struct wire_sampling *sampling,
+                      uint32_t *out_ids)
 {
     uint32_t n = 0;
     static_assert(sizeof(core->opts.eos) / sizeof(core->opts.eos[0]) + WIRE_STOP_IDS_MAX <=
                       STEP_BANNED_MAX,
                   "all end ids can be banned");
-    for (uint32_t i = 0; i < core->opts.n_eos && !s->sampling.ignore_eos; i++)
+    for (uint32_t i = 0; i < core->opts.n_eos && !sampling->ignore_eos; i++)
         out_ids[n++] = core->opts.eos[i];
-    for (uint32_t i = 0; i < s->sampling.n_stop_ids; i++)
-        out_ids[n++] = s->sampling.stop_ids[i];
+    for (uint32_t i = 0; i < sampling->n_stop_ids; i++)
+        out_ids[n++] = sampling->stop_ids[i];
     return n;
 }
 
-static bool token_ends(const struct worker_core *core, const struct seq *s, uint32_t token,
-                       uint32_t position)
+static bool token_ends(const struct worker_core *core, const struct wire_sampling *sampling,
+                       uint32_t token, uint32_t position)
 {
     uint32_t ids[STEP_BANNED_MAX];
-    if (position < s->sampling.min_new_tokens)
+    if (position < sampling->min_new_tokens)
         return false;
-    uint32_t n = seq_end_ids(core, s, ids);
+    uint32_t n = core_end_ids(core, sampling, ids);
     for (uint32_t i = 0; i < n; i++) {
         if (ids[i] == token)
             return true;
     }
     return false;
+}
+
+enum wire_finish core_job_finish(const struct worker_core *core, const struct wire_job *job)
+{
+    uint32_t n_outputs = job->n_tokens - job->n_prompt;
+    if (n_outputs > 0 &&
+        token_ends(core, &job->sampling, job->tokens[job->n_tokens - 1], n_outputs - 1))
+        return WIRE_FINISH_STOP;
+    return n_outputs >= job->sampling.max_new_tokens ? WIRE_FINISH_LENGTH : WIRE_FINISH_NONE;
 }
 
 void seq_token(struct worker_core *core, struct seq *s, uint32_t token)
@@ -38,7 +48,7 @@ void seq_token(struct worker_core *core, struct seq *s, uint32_t token)
 
     s->tokens[s->n_tokens++] = token;
     core->totals.output_tokens++;
-    if (token_ends(core, s, token, position))
+    if (token_ends(core, &s->sampling, token, position))
         finish = WIRE_FINISH_STOP;
     else if (position + 1 >= s->sampling.max_new_tokens ||
              s->n_tokens >= core->opts.max_context_tokens)

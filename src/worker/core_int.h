@@ -331,7 +331,10 @@ void core_on_aborted(struct worker_core *core, const struct wire_aborted *rec);
 /* One more output token: logs it, tells the router, ends the sequence when it is the last one. */
 void seq_token(struct worker_core *core, struct seq *s, uint32_t token);
 /* End ids that count for this sequence, [STEP_BANNED_MAX]. Returns how many. */
-uint32_t seq_end_ids(const struct worker_core *core, const struct seq *s, uint32_t *out_ids);
+uint32_t core_end_ids(const struct worker_core *core, const struct wire_sampling *sampling,
+                      uint32_t *out_ids);
+/* How the log of a job has ended already, if it has. */
+enum wire_finish core_job_finish(const struct worker_core *core, const struct wire_job *job);
 
 /* core_loan.c */
 /* Is any prefill worker known here? */

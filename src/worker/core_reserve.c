@@ -11,8 +11,6 @@ static enum status job_check(const struct worker_core *core, const struct wire_j
         return ST_INVALID;
     if (job->n_tokens >= core->opts.max_context_tokens)
         return ST_PROMPT_TOO_LONG;
-    if (job->n_tokens - job->n_prompt >= job->sampling.max_new_tokens)
-        return ST_INVALID; /* nothing left to sample */
     return core->draining ? ST_DRAINING : ST_OK;
 }
 
@@ -65,10 +63,21 @@ void core_on_reserve(struct worker_core *core, uint64_t now_ns, uint32_t conn,
         s = seq_create(core, conn, &msg->job);
         st = s != NULL ? ST_OK : ST_FULL;
     }
-    if (st != ST_OK)
+    if (st != ST_OK) {
         act_failed(core, conn, id, st, 1);
+        return;
+    }
+    s->local = msg->local != 0;
+    /* The worker that had it may have died before it could say that its last token was the last. */
+    enum wire_finish finish = core_job_finish(core, &msg->job);
+    if (finish == WIRE_FINISH_NONE)
+        return;
+    if (s->n_tokens > s->n_prompt)
+        act_token(core, s, s->n_tokens - s->n_prompt - 1, s->tokens[s->n_tokens - 1], finish);
     else
-        s->local = msg->local != 0;
+        s->fail_status = ST_INVALID; /* asked for nothing at all */
+    seq_end(core, s);
+    act_tokens_flush(core); /* no step may come that would do it */
 }
 
 /* Can these blocks be written, as far as this side can tell? The router itself must have announced
@@ -109,6 +118,8 @@ void core_on_prefill(struct worker_core *core, uint64_t now_ns, uint32_t conn,
         return;
     }
     enum status st = is_prefill_role(core) ? job_check(core, &msg->job) : ST_UNSUPPORTED;
+    if (st == ST_OK && core_job_finish(core, &msg->job) != WIRE_FINISH_NONE)
+        st = ST_INVALID; /* nothing left to sample */
     if (st == ST_OK)
         st = dest_check(core, conn, msg);
     struct seq *s = NULL;

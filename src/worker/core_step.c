@@ -26,7 +26,7 @@ static void item_add(struct worker_core *core, struct seq *s, uint32_t n_tokens)
         item->min_p = sampling->min_p;
         item->top_k = sampling->top_k;
         if (item->output_position < sampling->min_new_tokens)
-            item->n_banned = seq_end_ids(core, s, item->banned);
+            item->n_banned = core_end_ids(core, &s->sampling, item->banned);
     }
     core->item_slots[core->n_items++] = seq_slot(core, s);
     core->step_tokens += n_tokens;

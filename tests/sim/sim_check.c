@@ -34,6 +34,15 @@ static uint32_t sim_banned(const struct sim_request *r, uint32_t position, uint3
     return n;
 }
 
+/* Is the last token one that ends the stream? */
+static bool sim_ends(const struct sim_request *r, const struct sim_choice *c)
+{
+    bool end_id = !r->sampling.ignore_eos && c->last == SIM_EOS;
+    for (uint32_t i = 0; i < r->sampling.n_stop_ids; i++)
+        end_id |= c->last == r->sampling.stop_ids[i];
+    return c->n_tokens > r->sampling.min_new_tokens && end_id && c->n_tokens > 0;
+}
+
 void sim_expect_token(struct sim *sim, struct sim_request *r, uint32_t choice, uint32_t token)
 {
     struct sim_choice *c = &r->choices[choice];
@@ -47,6 +56,11 @@ void sim_expect_token(struct sim *sim, struct sim_request *r, uint32_t choice, u
                               .output_position = c->n_tokens,
                               .banned = banned,
                               .n_banned = sim_banned(r, c->n_tokens, banned)};
+    if (sim_ends(r, c)) {
+        sim_violation(sim, "request %llu choice %u goes on behind its end at position %u",
+                      (unsigned long long)r->id, choice, c->n_tokens - 1);
+        return;
+    }
     uint32_t want = hash_expect_next(&c->expect, &s);
     if (token != want) {
         sim_violation(sim, "wrong token: request %llu choice %u position %u is %u, expected %u",
@@ -61,11 +75,8 @@ void sim_expect_token(struct sim *sim, struct sim_request *r, uint32_t choice, u
 void sim_expect_finish(struct sim *sim, struct sim_request *r, uint32_t choice, uint32_t finish)
 {
     struct sim_choice *c = &r->choices[choice];
-    uint32_t last = c->last, want = WIRE_FINISH_NONE;
-    bool end_id = !r->sampling.ignore_eos && last == SIM_EOS;
-    for (uint32_t i = 0; i < r->sampling.n_stop_ids; i++)
-        end_id |= last == r->sampling.stop_ids[i];
-    if (c->n_tokens > 0 && end_id && c->n_tokens > r->sampling.min_new_tokens)
+    uint32_t want = WIRE_FINISH_NONE;
+    if (sim_ends(r, c))
         want = WIRE_FINISH_STOP;
     else if (c->n_tokens >= r->sampling.max_new_tokens)
         want = WIRE_FINISH_LENGTH;

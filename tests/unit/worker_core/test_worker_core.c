@@ -303,6 +303,40 @@ static void test_reservation_waits_for_blocks_in_order(void **state)
     kit_deinit(&kit);
 }
 
+/* A worker died before it could say that the token it had just drawn was the last. */
+static void test_reserve_of_a_log_that_has_ended_tells_its_finish_alone(void **state)
+{
+    (void)state;
+    struct kit kit;
+    struct worker_core_opts opts = kit_opts(WIRE_ROLE_DECODE, 8);
+    kit_init(&kit, &opts);
+    struct wire_job job = kit_job(&kit, 1, 2, 6, 2);
+    job.n_prompt = 4; /* two outputs are there, and two is the most */
+    kit_reserve_job(&kit, &job, 1);
+    struct wire_tokens_entry entry = kit_sent(&kit, WIRE_TOKENS, 0)->u.tokens.entries[0];
+    assert_int_equal(entry.position, 1);
+    assert_int_equal(entry.n_tokens, 1);
+    assert_int_equal(entry.tokens[0], job.tokens[5]);
+    assert_int_equal(entry.finish, WIRE_FINISH_LENGTH);
+    job.seq.request = 2;
+    job.sampling.max_new_tokens = 9;
+    job.sampling.n_stop_ids = 1;
+    job.sampling.stop_ids[0] = job.tokens[5];
+    kit_reserve_job(&kit, &job, 1);
+    entry = kit_sent(&kit, WIRE_TOKENS, 1)->u.tokens.entries[0];
+    assert_int_equal(entry.finish, WIRE_FINISH_STOP);
+    assert_int_equal(kit_count(&kit, ACT_SEND, WIRE_RESERVED), 0);
+    assert_false(kit_step(&kit));
+    job.seq.request = 3;
+    job.sampling.min_new_tokens = 2; /* an end id this early is a token like others */
+    kit_reserve_job(&kit, &job, 1);
+    assert_int_equal(kit_count(&kit, ACT_SEND, WIRE_RESERVED), 1);
+    while (kit_step(&kit))
+        ;
+    assert_all_back(&kit);
+    kit_deinit(&kit);
+}
+
 static void test_refusals_say_why(void **state)
 {
     (void)state;
@@ -315,9 +349,10 @@ static void test_refusals_say_why(void **state)
     kit_reserve(&kit, 2, 1, 3, 2, 0);
     assert_failed(&kit, 1, 2, ST_UNSUPPORTED, 1); /* a unified worker lends nothing */
     struct wire_job job = kit_job(&kit, 3, 1, 4, 2);
-    job.n_prompt = 2; /* two outputs are there, and two is the most */
+    job.sampling.max_new_tokens = 0; /* asks for nothing */
     kit_reserve_job(&kit, &job, 1);
     assert_failed(&kit, 2, 3, ST_INVALID, 1);
+    job = kit_job(&kit, 3, 1, 4, 2);
     job.n_prompt = 5;
     kit_reserve_job(&kit, &job, 1);
     assert_failed(&kit, 3, 3, ST_INVALID, 1);
@@ -758,6 +793,7 @@ int main(void)
         cmocka_unit_test(test_prompt_makes_progress_however_many_sequences_decode),
         cmocka_unit_test(test_prefix_cache_leaves_one_token_to_compute),
         cmocka_unit_test(test_reservation_waits_for_blocks_in_order),
+        cmocka_unit_test(test_reserve_of_a_log_that_has_ended_tells_its_finish_alone),
         cmocka_unit_test(test_refusals_say_why),
         cmocka_unit_test(test_decode_without_blocks_preempts_the_youngest),
         cmocka_unit_test(test_lone_sequence_that_outgrows_the_pool_fails_too_large),
