@@ -1,191 +1,159 @@
-/* Tree-walking evaluator of the template subset. */
+/* Expressions of the template interpreter: a walk over the tree. */
 #include "text/jinja.h"
+#include "text/utf8_scan.h"
 
-#include <math.h>
 #include <string.h>
 
 static const struct jvalue undefined = {.kind = J_UNDEFINED};
 
-static bool step(struct jinterp *in, const struct jnode *node)
+/* ---- access ---- */
+
+static bool is_private(const struct jstr *name)
 {
-    if (++in->steps > JINJA_STEPS_MAX)
-        jerror_set(&in->err, ST_TOO_LARGE, node->line, "template takes too many steps");
-    return in->err.st == ST_OK;
+    return name->bytes > 0 && name->data[0] == '_';
 }
 
-static void scope_set(struct jinterp *in, const char *name, struct jvalue value)
+static struct jvalue method_of(struct jinterp *in, const struct jvalue *object,
+                               const struct jstr *name)
 {
-    for (struct jscope *s = in->scope; s != NULL && s->name != NULL; s = s->below)
-        if (strcmp(s->name, name) == 0) {
-            s->value = value;
-            return;
-        }
-    struct jscope *s = arena_calloc(&in->arena, 1, sizeof(*s));
-    if (s == NULL) {
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
-        return;
-    }
-    *s = (struct jscope){.name = name, .value = value, .below = in->scope};
-    in->scope = s;
-}
-
-static struct jvalue lookup(struct jinterp *in, const char *name)
-{
-    static const char *const functions[] = {"raise_exception", "namespace", "range", "strftime_now",
-                                            "dict"};
-    for (struct jscope *s = in->scope; s != NULL; s = s->below)
-        if (s->name != NULL && strcmp(s->name, name) == 0)
-            return s->value;
-    for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++)
-        if (strcmp(functions[i], name) == 0)
-            return (struct jvalue){.kind = J_FUNCTION, .u.function = functions[i]};
-    return undefined;
-}
-
-/* ---- operators ---- */
-
-static struct jvalue arithmetic(struct jinterp *in, const struct jnode *n, const struct jvalue *a,
-                                const struct jvalue *b)
-{
-    struct jvalue v = {.kind = J_INT};
-    if (n->op == JOP_ADD && a->kind == J_STRING && b->kind == J_STRING)
-        return jvalue_concat(in, &a->u.str, &b->u.str);
-    if (n->op == JOP_ADD && a->kind == J_LIST && b->kind == J_LIST) {
-        v = jvalue_list(in, a->u.list.n + b->u.list.n);
-        if (v.u.list.n > 0 && a->u.list.n > 0)
-            memcpy(v.u.list.items, a->u.list.items, a->u.list.n * sizeof(struct jvalue));
-        if (v.u.list.n > 0 && b->u.list.n > 0)
-            memcpy(v.u.list.items + a->u.list.n, b->u.list.items,
-                   b->u.list.n * sizeof(struct jvalue));
-        return v;
-    }
-    if (a->kind != J_INT || b->kind != J_INT) {
-        jerror_set(&in->err, ST_INVALID, n->line, "operands of an arithmetic operator do not fit");
+    const struct jbuiltin *row =
+        is_private(name) ? NULL : jinja_method_find(object, name->data, name->bytes);
+    struct jmethod *method = row != NULL ? jtake(in, 1, sizeof(*method)) : NULL;
+    if (method == NULL)
         return undefined;
-    }
-    int64_t x = a->u.integer, y = b->u.integer, r = 0;
-    bool overflow = false;
-    switch (n->op) {
-    case JOP_ADD:
-        overflow = __builtin_add_overflow(x, y, &r);
-        break;
-    case JOP_SUB:
-        overflow = __builtin_sub_overflow(x, y, &r);
-        break;
-    case JOP_MUL:
-        overflow = __builtin_mul_overflow(x, y, &r);
-        break;
-    default:
-        if (y == 0 || (y == -1 && x == INT64_MIN)) {
-            jerror_set(&in->err, ST_INVALID, n->line, "division by zero");
-            return undefined;
-        }
-        if (n->op == JOP_DIV)
-            return (struct jvalue){.kind = J_FLOAT, .u.real = (double)x / (double)y};
-        r = x / y;
-        if (x % y != 0 && (x < 0) != (y < 0))
-            r--; /* Python rounds down */
-        if (n->op == JOP_MOD)
-            r = x - r * y;
-        break;
-    }
-    if (overflow)
-        jerror_set(&in->err, ST_INVALID, n->line, "number is too large");
-    v.u.integer = r;
+    *method = (struct jmethod){*object, row};
+    return (struct jvalue){.kind = J_METHOD, .tainted = jvalue_tainted(object), .u.method = method};
+}
+
+static struct jvalue loop_edge(const struct jloop *loop, uint32_t i)
+{
+    return i < loop->list->n ? jlist_item(loop->list, i) : undefined; /* i may have wrapped */
+}
+
+static struct jvalue loop_member(const struct jloop *loop, const struct jstr *name, bool *out_found)
+{
+    uint32_t i = loop->index, n = loop->list->n;
+    struct jvalue v = undefined;
+    *out_found = true;
+    if (jstr_is(name, "previtem"))
+        return loop_edge(loop, i - 1);
+    if (jstr_is(name, "nextitem"))
+        return loop_edge(loop, i + 1);
+    if (jstr_is(name, "index"))
+        v = jvalue_int((int64_t)i + 1);
+    else if (jstr_is(name, "index0"))
+        v = jvalue_int(i);
+    else if (jstr_is(name, "first"))
+        v = jvalue_bool(i == 0);
+    else if (jstr_is(name, "last"))
+        v = jvalue_bool(i + 1 == n);
+    else if (jstr_is(name, "length"))
+        v = jvalue_int(n);
+    else if (jstr_is(name, "revindex"))
+        v = jvalue_int((int64_t)n - i);
+    else if (jstr_is(name, "revindex0"))
+        v = jvalue_int((int64_t)n - i - 1);
+    else if (jstr_is(name, "depth"))
+        v = jvalue_int(1); /* only recursive loops are deeper */
+    else if (jstr_is(name, "depth0"))
+        v = jvalue_int(0);
+    else
+        *out_found = false;
+    v.tainted = loop->tainted;
     return v;
 }
 
-static bool contains(struct jinterp *in, const struct jnode *n, const struct jvalue *a,
-                     const struct jvalue *b)
+static void fail_undefined(struct jinterp *in, const struct jvalue *object, const char *what,
+                           const struct jstr *name)
 {
-    if (b->kind == J_STRING && a->kind == J_STRING)
-        return a->u.str.bytes == 0 ||
-               memmem(b->u.str.data, b->u.str.bytes, a->u.str.data, a->u.str.bytes) != NULL;
-    if (b->kind == J_DICT)
-        return a->kind == J_STRING && jdict_find(b->u.dict, a->u.str.data, a->u.str.bytes) != NULL;
-    if (b->kind != J_LIST)
-        jerror_set(&in->err, ST_INVALID, n->line, "'in' needs a list, mapping or text");
-    for (uint32_t i = 0; b->kind == J_LIST && i < b->u.list.n; i++)
-        if (jvalue_equal(a, &b->u.list.items[i]))
-            return true;
-    return false;
+    int bytes = name->bytes < 60 ? (int)name->bytes : 60;
+    if (object->u.name != NULL)
+        jfail(in, "'%.60s' is undefined, it has no %s '%.*s'", object->u.name, what, bytes,
+              name->data);
+    else
+        jfail(in, "an undefined value has no %s '%.*s'", what, bytes, name->data);
 }
 
-static struct jvalue of_bool(bool value)
+/* What dict[name], namespace.name and loop.name have. */
+static bool member_find(struct jinterp *in, const struct jvalue *object, const struct jvalue *key,
+                        struct jvalue *out)
 {
-    return (struct jvalue){.kind = J_BOOL, .u.boolean = value};
-}
-
-static struct jvalue eval_binary(struct jinterp *in, const struct jnode *n)
-{
-    struct jvalue a = jinja_eval(in, n->a), b = jinja_eval(in, n->b);
-    if (in->err.st != ST_OK)
-        return undefined;
-    if (n->op == JOP_CONCAT) {
-        struct jstr x = jvalue_str(in, &a), y = jvalue_str(in, &b);
-        return jvalue_concat(in, &x, &y);
+    bool found = false;
+    if (object->kind == J_DICT) {
+        const struct jvalue *v = jdict_find(in, object->u.dict, key);
+        found = v != NULL;
+        if (found)
+            *out = *v;
+    } else if (object->kind == J_LOOP && key->kind == J_STRING) {
+        *out = loop_member(object->u.loop, &key->u.str, &found);
     }
-    if (n->op == JOP_EQ || n->op == JOP_NE)
-        return of_bool(jvalue_equal(&a, &b) == (n->op == JOP_EQ));
-    if (n->op == JOP_IN || n->op == JOP_NOT_IN)
-        return of_bool(contains(in, n, &a, &b) == (n->op == JOP_IN));
-    if (n->op < JOP_EQ)
-        return arithmetic(in, n, &a, &b);
-    int order = jvalue_compare(&a, &b);
-    if (order == 2)
-        jerror_set(&in->err, ST_INVALID, n->line, "values cannot be compared");
-    return of_bool(n->op == JOP_LT   ? order < 0
-                   : n->op == JOP_LE ? order <= 0
-                   : n->op == JOP_GT ? order > 0
-                                     : order >= 0);
+    return found;
 }
 
-/* ---- access ---- */
-
-static struct jvalue get_attr(struct jinterp *in, const struct jnode *n, struct jvalue object,
-                              const char *name, uint32_t bytes)
+/* object.name: a method comes before an item of that name. */
+static struct jvalue get_attr(struct jinterp *in, const struct jvalue *object, const char *name)
 {
-    if (object.kind == J_DICT) {
-        const struct jvalue *v = jdict_find(object.u.dict, name, bytes);
-        return v != NULL ? *v : undefined;
+    struct jvalue key = jvalue_text(name), v = jvalue_undefined(name);
+    if (object->kind == J_UNDEFINED) {
+        fail_undefined(in, object, "attribute", &key.u.str);
+        return v;
     }
-    if (object.kind == J_UNDEFINED)
-        jerror_set(&in->err, ST_INVALID, n->line, "'%.*s' of an undefined value", (int)bytes, name);
-    return undefined;
+    struct jvalue method = method_of(in, object, &key.u.str);
+    if (method.kind != J_UNDEFINED)
+        return method;
+    member_find(in, object, &key, &v);
+    return v;
 }
 
-static struct jvalue eval_index(struct jinterp *in, const struct jnode *n)
+static struct jvalue item_of_list(const struct jlist *list, int64_t i)
 {
-    struct jvalue object = jinja_eval(in, n->a), key = jinja_eval(in, n->b);
-    if (in->err.st != ST_OK)
+    bool indexable = list->kind == JL_LIST || list->kind == JL_TUPLE || list->kind == JL_RANGE;
+    if (i < 0)
+        i += list->n;
+    return indexable && i >= 0 && i < list->n ? jlist_item(list, (uint32_t)i) : undefined;
+}
+
+static struct jvalue item_of_text(struct jinterp *in, const struct jstr *s, int64_t i)
+{
+    uint32_t point;
+    if (!jstep(in, s->bytes))
         return undefined;
-    if (key.kind == J_STRING)
-        return get_attr(in, n, object, key.u.str.data, key.u.str.bytes);
-    if (key.kind != J_INT || (object.kind != J_LIST && object.kind != J_STRING)) {
-        if (object.kind == J_UNDEFINED)
-            jerror_set(&in->err, ST_INVALID, n->line, "item of an undefined value");
-        return undefined;
+    if (i < 0)
+        i += jstr_count(s);
+    uint32_t at = i >= 0 ? jstr_offset(s, 0, i) : s->bytes;
+    return at < s->bytes ? jvalue_of_str(jstr_part(s, at, jstr_char(s, at, &point))) : undefined;
+}
+
+/* object[key]: an item comes before a method of that name. */
+struct jvalue jinja_item(struct jinterp *in, const struct jvalue *object, const struct jvalue *key)
+{
+    static const struct jstr item = {.data = "item", .bytes = 4};
+    int64_t i;
+    struct jvalue v = undefined;
+    if (object->kind == J_UNDEFINED) {
+        fail_undefined(in, object, "item", key->kind == J_STRING ? &key->u.str : &item);
+        return v;
     }
-    int64_t count = object.kind == J_LIST ? object.u.list.n : object.u.str.bytes;
-    int64_t i = key.u.integer < 0 ? key.u.integer + count : key.u.integer;
-    if (i < 0 || i >= count)
-        return undefined;
-    if (object.kind == J_LIST)
-        return object.u.list.items[i];
-    return (struct jvalue){.kind = J_STRING, .u.str = jstr_part(&object.u.str, (uint32_t)i, 1)};
+    if (member_find(in, object, key, &v) || in->err.st != ST_OK)
+        return v;
+    if (key->kind == J_STRING)
+        return method_of(in, object, &key->u.str);
+    if (jvalue_is_int(key, &i) && object->kind == J_LIST)
+        return item_of_list(object->u.list, i);
+    if (jvalue_is_int(key, &i) && object->kind == J_STRING)
+        return item_of_text(in, &object->u.str, i);
+    return v;
 }
 
-static bool slice_bound(struct jinterp *in, const struct jnode *n, int64_t *out)
+/* ---- slices ---- */
+
+static bool slice_bound(struct jinterp *in, const struct jvalue *v, int64_t *out)
 {
-    if (n == NULL)
+    if (v == NULL || v->kind == J_NONE)
         return false;
-    struct jvalue v = jinja_eval(in, n);
-    if (v.kind == J_NONE)
-        return false;
-    if (v.kind != J_INT)
-        jerror_set(&in->err, ST_INVALID, n->line, "slice bound is not a number");
-    *out = v.u.integer;
-    return in->err.st == ST_OK && v.kind == J_INT;
+    if (!jvalue_is_int(v, out))
+        jfail(in, "a slice needs numbers, not %s", jkind_name(v));
+    return in->err.st == ST_OK;
 }
 
 static int64_t clamp(int64_t i, int64_t low, int64_t high)
@@ -193,130 +161,423 @@ static int64_t clamp(int64_t i, int64_t low, int64_t high)
     return i < low ? low : i > high ? high : i;
 }
 
-/* Text is sliced by bytes; templates slice ASCII markers. */
+/* Python's rules: the first item, the step, and how many items. */
+struct range {
+    int64_t first, step, n;
+};
+
+static bool slice_range(struct jinterp *in, const struct jvalue *const bounds[3], int64_t count,
+                        struct range *out)
+{
+    int64_t first, last, by = 1;
+    slice_bound(in, bounds[2], &by);
+    bool has_first = slice_bound(in, bounds[0], &first);
+    bool has_last = slice_bound(in, bounds[1], &last);
+    if (by == 0)
+        jfail(in, "slice step is zero");
+    if (in->err.st != ST_OK)
+        return false;
+    int64_t low = by > 0 ? 0 : -1, high = by > 0 ? count : count - 1;
+    by = clamp(by, -(count + 1), count + 1); /* longer steps change nothing */
+    if (!has_first)
+        first = by > 0 ? low : high;
+    else
+        first = clamp(first < 0 ? first + count : first, low, high);
+    if (!has_last)
+        last = by > 0 ? high : low;
+    else
+        last = clamp(last < 0 ? last + count : last, low, high);
+    int64_t n = by > 0 ? (last - first + by - 1) / by : (first - last - by - 1) / -by;
+    *out = (struct range){first, by, n > 0 ? n : 0};
+    return true;
+}
+
+static struct jvalue slice_list(struct jinterp *in, const struct jlist *list,
+                                const struct range *range)
+{
+    struct jvalue *items;
+    struct jvalue v;
+    if (!jstep(in, 16 * (range->step == 1 ? 0 : (size_t)range->n)))
+        return undefined;
+    if (range->step == 1 || list->kind == JL_RANGE) { /* items never change: share them */
+        uint32_t first = range->n > 0 ? (uint32_t)range->first : 0;
+        v = jvalue_list(in, list->kind, 0, &items);
+        v.u.list->items = list->items != NULL ? list->items + first : NULL;
+        /* unsigned, because what lies between two items may be more than an int64_t holds */
+        v.u.list->start = (int64_t)((uint64_t)list->start + first * (uint64_t)list->step);
+        v.u.list->step = (int64_t)((uint64_t)list->step * (uint64_t)range->step);
+        v.u.list->n = (uint32_t)range->n;
+        return v;
+    }
+    v = jvalue_list(in, list->kind, (uint32_t)range->n, &items);
+    for (uint32_t i = 0; i < v.u.list->n; i++)
+        items[i] = jlist_item(list, (uint32_t)(range->first + (int64_t)i * range->step));
+    return v;
+}
+
+static struct jvalue slice_text(struct jinterp *in, const struct jstr *s, const struct range *range)
+{
+    uint32_t first = jstr_offset(s, 0, range->first < 0 ? 0 : range->first), point;
+    if (range->n == 0)
+        return jvalue_of_str(jstr_part(s, 0, 0));
+    if (range->step == 1)
+        return jvalue_of_str(jstr_part(s, first, jstr_offset(s, first, range->n) - first));
+    struct jwriter w = {.in = in, .text = {.data = "", .trusted = true}};
+    uint32_t at = first;
+    for (int64_t i = 0; i < range->n && jstep(in, 0); i++) {
+        struct jstr piece = jstr_part(s, at, jstr_char(s, at, &point));
+        jwrite(&w, &piece);
+        for (int64_t k = range->step; k < 0 && at > 0; k++)
+            at = (uint32_t)utf8_prev_start((const uint8_t *)s->data, at);
+        if (range->step > 0)
+            at = jstr_offset(s, at, range->step);
+        if (at >= s->bytes)
+            break;
+    }
+    return jvalue_of_str(w.text);
+}
+
+struct jvalue jinja_slice(struct jinterp *in, const struct jvalue *object,
+                          const struct jvalue *const bounds[3])
+{
+    struct range range;
+    struct jvalue v = undefined;
+    bool is_text = object->kind == J_STRING, known;
+    known = is_text || (object->kind == J_LIST &&
+                        (object->u.list->kind == JL_LIST || object->u.list->kind == JL_TUPLE ||
+                         object->u.list->kind == JL_RANGE));
+    if (!known)
+        jfail(in, "%s cannot be sliced", jkind_name(object));
+    if (!jstep(in, is_text ? object->u.str.bytes : 0))
+        return v;
+    int64_t count = is_text ? jstr_count(&object->u.str) : object->u.list->n;
+    if (!slice_range(in, bounds, count, &range))
+        return v;
+    v = is_text ? slice_text(in, &object->u.str, &range) : slice_list(in, object->u.list, &range);
+    v.tainted = jvalue_tainted(object);
+    for (int i = 0; i < 3; i++)
+        v.tainted |= bounds[i] != NULL && jvalue_tainted(bounds[i]);
+    return v;
+}
+
 static struct jvalue eval_slice(struct jinterp *in, const struct jnode *n)
 {
-    struct jvalue object = jinja_eval(in, n->a);
-    int64_t by = 1, first, last;
-    slice_bound(in, n->other, &by);
-    bool has_first = slice_bound(in, n->b, &first), has_last = slice_bound(in, n->c, &last);
-    if (in->err.st != ST_OK || by == 0 || (object.kind != J_LIST && object.kind != J_STRING)) {
-        jerror_set(&in->err, ST_INVALID, n->line, "value cannot be sliced like that");
+    const struct jnode *const parts[3] = {n->b, n->c, n->other};
+    struct jvalue object = jinja_eval(in, n->a), values[3];
+    const struct jvalue *bounds[3] = {NULL};
+    for (int i = 0; i < 3; i++)
+        if (parts[i] != NULL) {
+            values[i] = jinja_eval(in, parts[i]);
+            bounds[i] = &values[i];
+        }
+    return in->err.st == ST_OK ? jinja_slice(in, &object, bounds) : undefined;
+}
+
+/* ---- calls ---- */
+
+static bool stack_push(struct jinterp *in, struct jvalue v)
+{
+    if (in->stack_n == JINJA_STACK_MAX) {
+        jerror_set(&in->err, ST_TOO_LARGE, in->line, "nested too deeply");
+        return false;
+    }
+    in->stack[in->stack_n++] = v;
+    return true;
+}
+
+struct jcall jcall_begin(struct jinterp *in, const struct jnode *args)
+{
+    struct jcall call = {.pos = in->stack + in->stack_n};
+    const struct jnode *arg = args;
+    for (; arg != NULL && arg->kind != JN_KEYWORD && in->err.st == ST_OK; arg = arg->next)
+        if (stack_push(in, jinja_eval(in, arg)))
+            call.n_pos++;
+    call.named = call.pos + call.n_pos;
+    call.keywords = in->err.st == ST_OK ? arg : NULL;
+    for (; arg != NULL && in->err.st == ST_OK; arg = arg->next)
+        stack_push(in, jinja_eval(in, arg->a));
+    return call;
+}
+
+void jcall_end(struct jinterp *in, uint32_t stack_n)
+{
+    in->stack_n = stack_n;
+}
+
+/* Parameter `i` of a list like "chars= count"; its length, or 0 behind the last. */
+static size_t param_at(const char *params, uint32_t i, const char **out_name, bool *out_optional)
+{
+    for (; i > 0 && *params != '\0'; i--) {
+        params += strcspn(params, " ");
+        params += *params == ' ';
+    }
+    size_t bytes = strcspn(params, " =");
+    *out_name = params;
+    *out_optional = params[bytes] == '=';
+    return bytes;
+}
+
+static bool bind(struct jinterp *in, const struct jbuiltin *row, const struct jcall *call,
+                 const struct jvalue *bound[JINJA_PARAMS_MAX])
+{
+    const char *name;
+    bool optional;
+    size_t bytes;
+    uint32_t n_known = 0, n_named = 0, n_keywords = 0, i;
+    for (i = 0; i < JINJA_PARAMS_MAX && (bytes = param_at(row->params, i, &name, &optional)) > 0;
+         i++) {
+        const struct jvalue *v = i < call->n_pos ? &call->pos[i] : NULL;
+        uint32_t at = 0;
+        for (const struct jnode *k = call->keywords; k != NULL; k = k->next, at++)
+            if (strlen(k->name) == bytes && memcmp(k->name, name, bytes) == 0) {
+                v = v == NULL ? &call->named[at] : NULL;
+                n_named++;
+            }
+        if (v == NULL && !optional) {
+            jfail(in, "'%s' needs argument '%.*s'", row->name, (int)bytes, name);
+            return false;
+        }
+        bound[i] = v;
+        n_known++;
+    }
+    for (const struct jnode *k = call->keywords; k != NULL; k = k->next)
+        n_keywords++;
+    if (call->n_pos > n_known || n_named != n_keywords) {
+        jfail(in, "'%s' does not take these arguments", row->name);
+        return false;
+    }
+    return true;
+}
+
+static bool call_tainted(const struct jcall *call)
+{
+    uint32_t i;
+    for (i = 0; i < call->n_pos; i++)
+        if (jvalue_tainted(&call->pos[i]))
+            return true;
+    i = 0;
+    for (const struct jnode *k = call->keywords; k != NULL; k = k->next)
+        if (jvalue_tainted(&call->named[i++]))
+            return true;
+    return false;
+}
+
+struct jvalue jinja_builtin_run(struct jinterp *in, const struct jbuiltin *row,
+                                const struct jcall *call, const struct jvalue *self)
+{
+    struct jrun run = {.in = in, .call = call, .self = self};
+    if (row->run == NULL)
+        jfail(in, "'%s' is not supported", row->name);
+    else if (in->err.st == ST_OK && row->params[0] != '*')
+        bind(in, row, call, run.bound);
+    if (!jstep(in, 0))
+        return undefined;
+    struct jvalue v = row->run(&run);
+    if (v.kind != J_STRING)
+        v.tainted |= call_tainted(call) || (self != NULL && jvalue_tainted(self));
+    return v;
+}
+
+struct jvalue jinja_call(struct jinterp *in, const struct jvalue *callee, const struct jcall *call)
+{
+    if (in->err.st != ST_OK)
+        return undefined;
+    switch (callee->kind) {
+    case J_FUNCTION:
+        return jinja_builtin_run(in, callee->u.function, call, NULL);
+    case J_METHOD:
+        return jinja_builtin_run(in, callee->u.method->row, call, &callee->u.method->self);
+    case J_MACRO:
+        return jinja_macro_call(in, callee->u.macro, call, NULL);
+    case J_UNDEFINED:
+        jfail(in, "'%.60s' is undefined and cannot be called",
+              callee->u.name != NULL ? callee->u.name : "value");
+        return undefined;
+    default:
+        jfail(in, "%s cannot be called", jkind_name(callee));
         return undefined;
     }
-    int64_t count = object.kind == J_LIST ? object.u.list.n : object.u.str.bytes;
-    if (!has_first)
-        first = by > 0 ? 0 : count - 1;
-    else
-        first =
-            clamp(first < 0 ? first + count : first, by > 0 ? 0 : -1, by > 0 ? count : count - 1);
-    if (!has_last)
-        last = by > 0 ? count : -1;
-    else
-        last = clamp(last < 0 ? last + count : last, by > 0 ? 0 : -1, by > 0 ? count : count - 1);
-    int64_t n_items = by > 0 ? (last - first + by - 1) / by : (first - last - by - 1) / -by;
-    n_items = n_items > 0 ? n_items : 0;
-    if (object.kind == J_STRING) {
-        if (by != 1)
-            jerror_set(&in->err, ST_UNSUPPORTED, n->line, "text is sliced with step 1 only");
-        return (struct jvalue){.kind = J_STRING,
-                               .u.str =
-                                   jstr_part(&object.u.str, (uint32_t)first, (uint32_t)n_items)};
-    }
-    struct jvalue v = jvalue_list(in, (uint32_t)n_items);
-    for (uint32_t i = 0; i < v.u.list.n; i++)
-        v.u.list.items[i] = object.u.list.items[first + (int64_t)i * by];
-    return v;
 }
 
 static struct jvalue eval_call(struct jinterp *in, const struct jnode *n)
 {
-    if (n->a->kind == JN_ATTR) {
-        struct jvalue self = jinja_eval(in, n->a->a);
-        return in->err.st == ST_OK ? jinja_method(in, n, &self, n->a->name) : undefined;
-    }
-    struct jvalue f = jinja_eval(in, n->a);
-    if (in->err.st == ST_OK && f.kind == J_FUNCTION)
-        return jinja_function(in, n, f.u.function);
-    jerror_set(&in->err, ST_INVALID, n->line, "'%s' is not a function",
-               n->a->kind == JN_NAME ? n->a->name : "value");
-    return undefined;
+    uint32_t stack_n = in->stack_n;
+    struct jvalue callee = jinja_eval(in, n->a);
+    struct jcall call = jcall_begin(in, n->args);
+    in->line = n->line;
+    struct jvalue v = jinja_call(in, &callee, &call);
+    jcall_end(in, stack_n);
+    return v;
 }
+
+/* A filter or a test. */
+static struct jvalue eval_row(struct jinterp *in, const struct jnode *n)
+{
+    uint32_t stack_n = in->stack_n;
+    struct jvalue subject = jinja_eval(in, n->a);
+    struct jcall call = jcall_begin(in, n->args);
+    in->line = n->line;
+    struct jvalue v =
+        in->err.st == ST_OK ? jinja_builtin_run(in, n->row, &call, &subject) : undefined;
+    jcall_end(in, stack_n);
+    if (n->kind == JN_TEST && n->negated)
+        v.u.boolean = !v.u.boolean;
+    return v;
+}
+
+/* ---- the rest ---- */
 
 static struct jvalue eval_list(struct jinterp *in, const struct jnode *n)
 {
     uint32_t count = 0, i = 0;
+    struct jvalue *items;
     for (const struct jnode *arg = n->args; arg != NULL; arg = arg->next)
         count++;
-    struct jvalue v = jvalue_list(in, count);
-    v.u.list.is_tuple = n->is_tuple;
-    for (const struct jnode *arg = n->args; arg != NULL && i < v.u.list.n; arg = arg->next)
-        v.u.list.items[i++] = jinja_eval(in, arg);
+    struct jvalue v = jvalue_list(in, n->kind == JN_TUPLE ? JL_TUPLE : JL_LIST, count, &items);
+    for (const struct jnode *arg = n->args; arg != NULL && i < v.u.list->n; arg = arg->next)
+        items[i++] = jinja_eval(in, arg);
     return v;
 }
 
 static struct jvalue eval_dict(struct jinterp *in, const struct jnode *n)
 {
     struct jvalue v = jvalue_dict(in, false);
-    for (const struct jnode *key = n->args; key != NULL && in->err.st == ST_OK;
-         key = key->next->next) {
-        struct jvalue k = jinja_eval(in, key), value = jinja_eval(in, key->next);
-        jdict_put(in, v.u.dict, k, value);
+    for (const struct jnode *pair = n->args; pair != NULL && in->err.st == ST_OK;
+         pair = pair->next) {
+        struct jvalue key = jinja_eval(in, pair->a), value = jinja_eval(in, pair->b);
+        jdict_put(in, v.u.dict, &key, &value);
     }
     return v;
 }
 
+static struct jvalue eval_chain(struct jinterp *in, const struct jnode *n)
+{
+    struct jvalue v = jinja_eval(in, n->a);
+    for (const struct jnode *operand = n->args; operand != NULL && in->err.st == ST_OK;
+         operand = operand->next) {
+        struct jvalue right = jinja_eval(in, operand->a);
+        in->line = operand->line;
+        if (in->err.st == ST_OK)
+            v = jinja_operate(in, operand->op, &v, &right);
+    }
+    return v;
+}
+
+static struct jvalue eval_compare(struct jinterp *in, const struct jnode *n)
+{
+    struct jvalue left = jinja_eval(in, n->a), v = jvalue_bool(true);
+    bool tainted = jvalue_tainted(&left);
+    for (const struct jnode *operand = n->args;
+         operand != NULL && v.u.boolean && in->err.st == ST_OK; operand = operand->next) {
+        struct jvalue right = jinja_eval(in, operand->a);
+        in->line = operand->line;
+        if (in->err.st == ST_OK)
+            v = jvalue_bool(jinja_compare(in, operand->op, &left, &right));
+        tainted |= jvalue_tainted(&right);
+        left = right;
+    }
+    v.tainted = tainted;
+    return v;
+}
+
+static struct jvalue eval_logic(struct jinterp *in, const struct jnode *n)
+{
+    struct jvalue v = undefined;
+    for (const struct jnode *operand = n->args; operand != NULL; operand = operand->next) {
+        v = jinja_eval(in, operand->a);
+        if (jvalue_truth(&v) == (n->kind == JN_OR) || in->err.st != ST_OK)
+            break;
+    }
+    return v;
+}
+
+static struct jvalue eval_sign(struct jinterp *in, const struct jnode *n)
+{
+    int64_t i;
+    struct jvalue v = jinja_eval(in, n->a);
+    if (in->err.st != ST_OK)
+        return undefined;
+    if (n->kind == JN_NEG)
+        return jinja_negate(in, &v);
+    if (jvalue_is_int(&v, &i)) {
+        bool tainted = v.tainted;
+        v = jvalue_int(i);
+        v.tainted = tainted;
+    } else if (v.kind != J_FLOAT) {
+        jfail(in, "'+' does not work on %s", jkind_name(&v));
+    }
+    return v;
+}
+
+static struct jvalue eval_not(struct jinterp *in, const struct jnode *n)
+{
+    struct jvalue v = jinja_eval(in, n->a), r = jvalue_bool(!jvalue_truth(&v));
+    r.tainted = jvalue_tainted(&v);
+    return r;
+}
+
+static struct jvalue eval_choice(struct jinterp *in, const struct jnode *n)
+{
+    struct jvalue v = jinja_eval(in, n->b);
+    if (in->err.st != ST_OK)
+        return undefined;
+    if (jvalue_truth(&v))
+        return jinja_eval(in, n->a);
+    return n->c != NULL ? jinja_eval(in, n->c) : undefined;
+}
+
+static struct jvalue eval_access(struct jinterp *in, const struct jnode *n)
+{
+    struct jvalue object = jinja_eval(in, n->a), key;
+    if (n->kind == JN_ATTR) {
+        in->line = n->line;
+        return in->err.st == ST_OK ? get_attr(in, &object, n->name) : undefined;
+    }
+    key = jinja_eval(in, n->b);
+    in->line = n->line;
+    return in->err.st == ST_OK ? jinja_item(in, &object, &key) : undefined;
+}
+
 static struct jvalue eval_node(struct jinterp *in, const struct jnode *n)
 {
-    struct jvalue v;
     switch (n->kind) {
     case JN_LITERAL:
         return n->value;
+    case JN_INPUT:
+        return in->input;
     case JN_NAME:
-        return lookup(in, n->name);
+        return jinja_lookup(in, n->name);
     case JN_LIST:
+    case JN_TUPLE:
         return eval_list(in, n);
     case JN_DICT:
         return eval_dict(in, n);
     case JN_ATTR:
-        v = jinja_eval(in, n->a);
-        return get_attr(in, n, v, n->name, (uint32_t)strlen(n->name));
-    case JN_INDEX:
-        return eval_index(in, n);
+    case JN_ITEM:
+        return eval_access(in, n);
     case JN_SLICE:
         return eval_slice(in, n);
     case JN_CALL:
         return eval_call(in, n);
     case JN_FILTER:
-        v = jinja_eval(in, n->a);
-        return in->err.st == ST_OK ? jinja_filter(in, n, v) : undefined;
     case JN_TEST:
-        v = jinja_eval(in, n->a);
-        return of_bool(in->err.st == ST_OK && jinja_test(in, n, &v) != n->negated);
+        return eval_row(in, n);
     case JN_NOT:
-        v = jinja_eval(in, n->a);
-        return of_bool(!jvalue_truth(&v));
+        return eval_not(in, n);
     case JN_NEG:
-        v = jinja_eval(in, n->a);
-        if (v.kind != J_INT || v.u.integer == INT64_MIN)
-            jerror_set(&in->err, ST_INVALID, n->line, "'-' needs a number");
-        v.u.integer = v.kind == J_INT && in->err.st == ST_OK ? -v.u.integer : 0;
-        return v;
+    case JN_POS:
+        return eval_sign(in, n);
+    case JN_CHAIN:
+        return eval_chain(in, n);
+    case JN_COMPARE:
+        return eval_compare(in, n);
     case JN_AND:
-        v = jinja_eval(in, n->a);
-        return jvalue_truth(&v) ? jinja_eval(in, n->b) : v;
     case JN_OR:
-        v = jinja_eval(in, n->a);
-        return jvalue_truth(&v) ? v : jinja_eval(in, n->b);
-    case JN_TERNARY:
-        v = jinja_eval(in, n->b);
-        return jvalue_truth(&v) ? jinja_eval(in, n->a)
-               : n->c != NULL   ? jinja_eval(in, n->c)
-                                : undefined;
-    case JN_BINARY:
-        return eval_binary(in, n);
+        return eval_logic(in, n);
+    case JN_CHOICE:
+        return eval_choice(in, n);
     default:
-        jerror_set(&in->err, ST_INVALID, n->line, "not an expression");
+        jfail(in, "not an expression");
         return undefined;
     }
 }
@@ -324,205 +585,13 @@ static struct jvalue eval_node(struct jinterp *in, const struct jnode *n)
 struct jvalue jinja_eval(struct jinterp *in, const struct jnode *node)
 {
     struct jvalue v = undefined;
-    if (!step(in, node))
+    in->line = node->line;
+    if (!jstep(in, 0))
         return v;
-    if (++in->depth > 4 * JINJA_DEPTH_MAX)
+    if (++in->nest > JINJA_NEST_MAX)
         jerror_set(&in->err, ST_TOO_LARGE, node->line, "nested too deeply");
     else
         v = eval_node(in, node);
-    in->depth--;
+    in->nest--;
     return in->err.st == ST_OK ? v : undefined;
-}
-
-/* ---- statements ---- */
-
-static void emit(struct jinterp *in, const struct jnode *n, const struct jstr *s)
-{
-    enum status st = buf_append(in->out, s->data, s->bytes);
-    if (st == ST_OK)
-        st = buf_reserve(in->trust, s->bytes);
-    if (st != ST_OK) {
-        jerror_set(&in->err, ST_TOO_LARGE, n->line, "template writes too much");
-        return;
-    }
-    for (uint32_t i = 0; i < s->bytes; i++)
-        in->trust->data[in->trust->len++] = s->mask != NULL ? s->mask[i] : s->trusted;
-}
-
-static void loop_vars(struct jinterp *in, struct jdict *loop, const struct jvalue *list, uint32_t i)
-{
-    const struct {
-        const char *name;
-        struct jvalue value;
-    } vars[] = {
-        {"index", {.kind = J_INT, .u.integer = i + 1}},
-        {"index0", {.kind = J_INT, .u.integer = i}},
-        {"revindex", {.kind = J_INT, .u.integer = list->u.list.n - i}},
-        {"first", {.kind = J_BOOL, .u.boolean = i == 0}},
-        {"last", {.kind = J_BOOL, .u.boolean = i + 1 == list->u.list.n}},
-        {"length", {.kind = J_INT, .u.integer = list->u.list.n}},
-        {"previtem", i > 0 ? list->u.list.items[i - 1] : undefined},
-        {"nextitem", i + 1 < list->u.list.n ? list->u.list.items[i + 1] : undefined},
-    };
-    for (size_t k = 0; k < sizeof(vars) / sizeof(*vars); k++)
-        jdict_put(in, loop, jvalue_text(vars[k].name), vars[k].value);
-}
-
-static void bind_targets(struct jinterp *in, const struct jnode *n, const struct jvalue *item)
-{
-    if (n->args->next == NULL) {
-        scope_set(in, n->args->name, *item);
-        return;
-    }
-    uint32_t i = 0;
-    for (const struct jnode *target = n->args; target != NULL; target = target->next, i++) {
-        if (item->kind != J_LIST || i >= item->u.list.n) {
-            jerror_set(&in->err, ST_INVALID, n->line, "item cannot be unpacked");
-            return;
-        }
-        scope_set(in, target->name, item->u.list.items[i]);
-    }
-}
-
-/* A scope of its own: what is set inside is forgotten behind. */
-static struct jscope *scope_open(struct jinterp *in)
-{
-    struct jscope *outer = in->scope, *wall = arena_calloc(&in->arena, 1, sizeof(*wall));
-    if (wall == NULL) {
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
-        return outer;
-    }
-    wall->below = outer;
-    in->scope = wall;
-    return outer;
-}
-
-static struct jvalue loop_items(struct jinterp *in, const struct jnode *n)
-{
-    struct jvalue list = jinja_eval(in, n->a), v;
-    if (list.kind == J_DICT) {
-        v = jvalue_list(in, list.u.dict->n);
-        for (uint32_t i = 0; i < v.u.list.n; i++)
-            v.u.list.items[i] = list.u.dict->pairs[i].key;
-        list = v;
-    }
-    if (list.kind != J_LIST) {
-        if (list.kind != J_UNDEFINED)
-            jerror_set(&in->err, ST_INVALID, n->line, "'for' needs a list or mapping");
-        list = jvalue_list(in, 0);
-    }
-    if (n->b == NULL || in->err.st != ST_OK)
-        return list;
-    struct jvalue kept = jvalue_list(in, list.u.list.n);
-    uint32_t n_kept = 0;
-    for (uint32_t i = 0; i < list.u.list.n && in->err.st == ST_OK; i++) {
-        struct jscope *outer = scope_open(in);
-        bind_targets(in, n, &list.u.list.items[i]);
-        v = jinja_eval(in, n->b);
-        if (jvalue_truth(&v) && kept.u.list.n > 0)
-            kept.u.list.items[n_kept++] = list.u.list.items[i];
-        in->scope = outer;
-    }
-    kept.u.list.n = n_kept;
-    return kept;
-}
-
-static void run_for(struct jinterp *in, const struct jnode *n)
-{
-    struct jvalue list = loop_items(in, n);
-    struct jvalue loop = jvalue_dict(in, false);
-    for (uint32_t i = 0; i < list.u.list.n && in->err.st == ST_OK; i++) {
-        struct jscope *outer = scope_open(in);
-        loop_vars(in, loop.u.dict, &list, i);
-        scope_set(in, "loop", loop);
-        bind_targets(in, n, &list.u.list.items[i]);
-        jinja_run(in, n->body);
-        in->scope = outer;
-        uint32_t flow = in->flow;
-        in->flow = 0;
-        if (flow == 1)
-            break;
-    }
-    if (list.u.list.n == 0 && n->other != NULL && in->err.st == ST_OK)
-        jinja_run(in, n->other);
-}
-
-static void run_set(struct jinterp *in, const struct jnode *n)
-{
-    struct jvalue v = undefined;
-    if (n->kind == JN_SET_BLOCK) {
-        size_t start = in->out->len;
-        jinja_run(in, n->body);
-        uint32_t bytes = (uint32_t)(in->out->len - start);
-        struct jstr s = {.bytes = bytes};
-        s.data = arena_dup(&in->arena, in->out->data + start, bytes);
-        s.mask = arena_dup(&in->arena, in->trust->data + start, bytes);
-        if (s.data == NULL || s.mask == NULL)
-            jerror_set(&in->err, ST_TOO_LARGE, n->line, "template needs too much memory");
-        in->out->len = in->trust->len = start;
-        v = (struct jvalue){.kind = J_STRING, .u.str = s};
-    } else {
-        v = jinja_eval(in, n->a);
-    }
-    if (in->err.st != ST_OK)
-        return;
-    if (n->attr == NULL) {
-        scope_set(in, n->name, v);
-        return;
-    }
-    struct jvalue space = lookup(in, n->name);
-    if (space.kind != J_DICT || !space.u.dict->is_namespace)
-        jerror_set(&in->err, ST_INVALID, n->line, "'%s' is not a namespace", n->name);
-    else
-        jdict_put(in, space.u.dict, jvalue_text(n->attr), v);
-}
-
-static void run_one(struct jinterp *in, const struct jnode *n)
-{
-    struct jvalue v;
-    struct jstr s;
-    switch (n->kind) {
-    case JN_TEXT:
-        emit(in, n, &n->value.u.str);
-        return;
-    case JN_OUTPUT:
-        v = jinja_eval(in, n->a);
-        if (in->err.st != ST_OK)
-            return;
-        s = jvalue_str(in, &v);
-        if (in->err.st == ST_OK)
-            emit(in, n, &s);
-        return;
-    case JN_IF:
-        v = jinja_eval(in, n->a);
-        if (in->err.st == ST_OK)
-            jinja_run(in, jvalue_truth(&v) ? n->body : n->other);
-        return;
-    case JN_FOR:
-        run_for(in, n);
-        return;
-    case JN_SET:
-    case JN_SET_BLOCK:
-        run_set(in, n);
-        return;
-    case JN_BREAK:
-    case JN_CONTINUE:
-        in->flow = n->kind == JN_BREAK ? 1 : 2;
-        return;
-    default:
-        jerror_set(&in->err, ST_INVALID, n->line, "not a statement");
-        return;
-    }
-}
-
-void jinja_run(struct jinterp *in, const struct jnode *body)
-{
-    if (++in->depth > 4 * JINJA_DEPTH_MAX)
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "nested too deeply");
-    for (const struct jnode *n = body; n != NULL && in->flow == 0; n = n->next) {
-        if (!step(in, n))
-            break;
-        run_one(in, n);
-    }
-    in->depth--;
 }

@@ -1,766 +1,301 @@
-/* Lexer and recursive-descent parser of the template subset. */
+/* Statements of chat templates, from tokens to tree. Any thread. */
 #include "text/jinja.h"
 
-#include <ctype.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-void jerror_set(struct jerror *err, enum status st, uint32_t line, const char *format, ...)
-{
-    va_list args;
-    if (err->st != ST_OK)
-        return;
-    err->st = st;
-    if (err->bytes == 0)
-        return;
-    int n = line > 0 ? snprintf(err->text, err->bytes, "line %u: ", line) : 0;
-    va_start(args, format);
-    if (n >= 0 && (size_t)n < err->bytes)
-        vsnprintf(err->text + n, err->bytes - (size_t)n, format, args);
-    va_end(args);
-}
-
-enum jtok { T_END, T_NAME, T_STRING, T_INT, T_FLOAT, T_OP };
-
-struct parser {
-    const char *begin, *at, *end;
-    struct arena *arena;
-    struct jerror *err;
-    uint32_t line, depth;
-    bool trim_next;    /* a -%} or -}} or block end came: strip white space before the next text */
-    bool trim_break;   /* a block tag came: drop one line break (trim_blocks) */
-    const char *close; /* "%}" or "}}" while inside a tag */
-    /* current token of a tag */
-    enum jtok tok;
-    const char *text; /* NAME, OP, STRING (decoded) */
-    uint32_t bytes;
-    int64_t integer;
-    double real;
+struct statement {
+    const char *name;
+    struct jnode *(*parse)(struct jparser *p);
 };
 
-static bool failed(const struct parser *p)
+static struct jnode *parse_statement(struct jparser *p);
+
+static void expect_end(struct jparser *p)
 {
-    return p->err->st != ST_OK;
+    if (!jparse_take(p, JT_BLOCK_END, NULL))
+        jerror_set(p->err, ST_PARSE, p->at->line, "expected the end of the tag, found '%.40s'",
+                   p->at->text);
 }
 
-static struct jnode *node_new(struct parser *p, enum jnode_kind kind)
+static bool at_word(const struct jtoken *t, const char *const *words)
 {
-    struct jnode *n = arena_calloc(p->arena, 1, sizeof(*n));
-    static struct jnode none; /* keeps callers simple after memory has run out */
-    if (n == NULL) {
-        jerror_set(p->err, ST_NO_MEMORY, p->line, "template is too large");
-        return &none;
-    }
-    n->kind = kind;
-    n->line = p->line;
-    return n;
-}
-
-static const char *text_copy(struct parser *p, const char *text, uint32_t bytes)
-{
-    const char *copy = arena_dup(p->arena, text, bytes);
-    if (copy == NULL)
-        jerror_set(p->err, ST_NO_MEMORY, p->line, "template is too large");
-    return copy != NULL ? copy : "";
-}
-
-/* ---- tokens inside a tag ---- */
-
-static void lex_string(struct parser *p)
-{
-    char quote = *p->at++;
-    const char *start = p->at;
-    while (p->at < p->end && *p->at != quote) {
-        if (*p->at == '\n')
-            p->line++;
-        p->at += *p->at == '\\' && p->at + 1 < p->end ? 2 : 1;
-    }
-    if (p->at >= p->end) {
-        jerror_set(p->err, ST_PARSE, p->line, "string without an end");
-        return;
-    }
-    char *out = arena_alloc(p->arena, (size_t)(p->at - start) + 1);
-    uint32_t n = 0;
-    if (out == NULL) {
-        jerror_set(p->err, ST_NO_MEMORY, p->line, "template is too large");
-        return;
-    }
-    for (const char *s = start; s < p->at; s++) {
-        if (*s != '\\') {
-            out[n++] = *s;
-            continue;
-        }
-        s++;
-        if (*s == 'n')
-            out[n++] = '\n';
-        else if (*s == 't')
-            out[n++] = '\t';
-        else if (*s == 'r')
-            out[n++] = '\r';
-        else if (*s == '\\' || *s == '\'' || *s == '"')
-            out[n++] = *s;
-        else { /* Python keeps an escape that it does not know */
-            out[n++] = '\\';
-            out[n++] = *s;
-        }
-    }
-    out[n] = '\0';
-    p->at++;
-    p->tok = T_STRING;
-    p->text = out;
-    p->bytes = n;
-}
-
-static void lex_number(struct parser *p)
-{
-    char digits[64], *stop;
-    uint32_t n = 0;
-    bool real = false;
-    while (p->at < p->end && n < sizeof(digits) - 1 &&
-           (isdigit((unsigned char)*p->at) || *p->at == '.')) {
-        real |= *p->at == '.';
-        digits[n++] = *p->at++;
-    }
-    digits[n] = '\0';
-    p->tok = real ? T_FLOAT : T_INT;
-    p->real = strtod(digits, &stop);
-    if (*stop != '\0' || n > 18)
-        jerror_set(p->err, ST_PARSE, p->line, "bad number %s", digits);
-    p->integer = real ? 0 : (int64_t)strtoll(digits, NULL, 10);
-}
-
-static void next(struct parser *p)
-{
-    static const char *const two[] = {"==", "!=", "<=", ">=", "//", "**"};
-    while (p->at < p->end && isspace((unsigned char)*p->at))
-        p->line += *p->at++ == '\n';
-    p->tok = T_END;
-    p->text = "";
-    p->bytes = 0;
-    if (failed(p) || p->at >= p->end) {
-        jerror_set(p->err, ST_PARSE, p->line, "tag without an end");
-        return;
-    }
-    bool minus = *p->at == '-' && p->end - p->at > 2 && strncmp(p->at + 1, p->close, 2) == 0;
-    if (minus || (p->end - p->at >= 2 && strncmp(p->at, p->close, 2) == 0))
-        return;
-    if (*p->at == '\'' || *p->at == '"') {
-        lex_string(p);
-        return;
-    }
-    if (isdigit((unsigned char)*p->at)) {
-        lex_number(p);
-        return;
-    }
-    const char *start = p->at;
-    if (isalpha((unsigned char)*p->at) || *p->at == '_') {
-        while (p->at < p->end && (isalnum((unsigned char)*p->at) || *p->at == '_'))
-            p->at++;
-        p->tok = T_NAME;
-    } else {
-        uint32_t n = 1;
-        for (size_t i = 0; i < sizeof(two) / sizeof(*two); i++)
-            if (p->end - p->at >= 2 && strncmp(p->at, two[i], 2) == 0)
-                n = 2;
-        if (strchr("+-*/%~()[]{}.,:|=<>!", *p->at) == NULL)
-            jerror_set(p->err, ST_PARSE, p->line, "unexpected character '%c'", *p->at);
-        p->at += n;
-        p->tok = T_OP;
-    }
-    p->bytes = (uint32_t)(p->at - start);
-    p->text = text_copy(p, start, p->bytes);
-}
-
-static bool is(const struct parser *p, enum jtok tok, const char *text)
-{
-    return p->tok == tok && strcmp(p->text, text) == 0;
-}
-
-static bool take(struct parser *p, enum jtok tok, const char *text)
-{
-    if (!is(p, tok, text))
-        return false;
-    next(p);
-    return true;
-}
-
-static void expect(struct parser *p, enum jtok tok, const char *text)
-{
-    if (!take(p, tok, text))
-        jerror_set(p->err, ST_PARSE, p->line, "expected '%s', found '%.40s'", text,
-                   p->tok == T_END ? p->close : p->text);
-}
-
-static const char *expect_name(struct parser *p)
-{
-    const char *name = p->text;
-    if (p->tok != T_NAME)
-        jerror_set(p->err, ST_PARSE, p->line, "expected a name, found '%.40s'", p->text);
-    next(p);
-    return name;
-}
-
-/* ---- expressions ---- */
-
-static struct jnode *parse_expression(struct parser *p);
-static struct jnode *parse_unary(struct parser *p);
-
-static struct jnode *binary(struct parser *p, enum jnode_kind kind, enum jop op, struct jnode *a,
-                            struct jnode *b)
-{
-    struct jnode *n = node_new(p, kind);
-    n->op = op;
-    n->a = a;
-    n->b = b;
-    return n;
-}
-
-/* Arguments up to `close`, name=value among them. */
-static struct jnode *parse_args(struct parser *p, const char *close)
-{
-    struct jnode *first = NULL, **tail = &first;
-    while (!failed(p) && !is(p, T_OP, close)) {
-        struct jnode *arg = parse_expression(p);
-        if (arg->kind == JN_NAME && take(p, T_OP, "=")) {
-            struct jnode *keyword = node_new(p, JN_KEYWORD);
-            keyword->name = arg->name;
-            keyword->a = parse_expression(p);
-            arg = keyword;
-        }
-        *tail = arg;
-        tail = &arg->next;
-        if (!take(p, T_OP, ","))
-            break;
-    }
-    expect(p, T_OP, close);
-    return first;
-}
-
-static struct jnode *parse_dict(struct parser *p)
-{
-    struct jnode *n = node_new(p, JN_DICT), **tail = &n->args;
-    while (!failed(p) && !is(p, T_OP, "}")) {
-        struct jnode *key = parse_expression(p);
-        expect(p, T_OP, ":");
-        *tail = key;
-        key->next = parse_expression(p);
-        tail = &key->next->next;
-        if (!take(p, T_OP, ","))
-            break;
-    }
-    expect(p, T_OP, "}");
-    return n;
-}
-
-static struct jnode *literal(struct parser *p, struct jvalue value)
-{
-    struct jnode *n = node_new(p, JN_LITERAL);
-    n->value = value;
-    return n;
-}
-
-static struct jnode *parse_name(struct parser *p)
-{
-    const char *name = expect_name(p);
-    if (strcmp(name, "true") == 0 || strcmp(name, "True") == 0)
-        return literal(p, (struct jvalue){.kind = J_BOOL, .u.boolean = true});
-    if (strcmp(name, "false") == 0 || strcmp(name, "False") == 0)
-        return literal(p, (struct jvalue){.kind = J_BOOL});
-    if (strcmp(name, "none") == 0 || strcmp(name, "None") == 0)
-        return literal(p, (struct jvalue){.kind = J_NONE});
-    struct jnode *n = node_new(p, JN_NAME);
-    n->name = name;
-    return n;
-}
-
-static struct jnode *parse_primary(struct parser *p)
-{
-    struct jvalue value = {0};
-    switch (p->tok) {
-    case T_STRING:
-        value.kind = J_STRING;
-        value.u.str = (struct jstr){.data = p->text, .bytes = p->bytes, .trusted = true};
-        next(p);
-        return literal(p, value);
-    case T_INT:
-        value.kind = J_INT;
-        value.u.integer = p->integer;
-        next(p);
-        return literal(p, value);
-    case T_FLOAT:
-        value.kind = J_FLOAT;
-        value.u.real = p->real;
-        next(p);
-        return literal(p, value);
-    case T_NAME:
-        return parse_name(p);
-    default:
-        break;
-    }
-    if (take(p, T_OP, "(")) {
-        struct jnode *inner = is(p, T_OP, ")") ? NULL : parse_expression(p);
-        if (inner != NULL && take(p, T_OP, ")"))
-            return inner;
-        struct jnode *tuple = node_new(p, JN_LIST);
-        tuple->is_tuple = true;
-        tuple->args = inner;
-        if (inner != NULL && take(p, T_OP, ","))
-            inner->next = parse_args(p, ")");
-        else
-            expect(p, T_OP, ")");
-        return tuple;
-    }
-    if (take(p, T_OP, "[")) {
-        struct jnode *list = node_new(p, JN_LIST);
-        list->args = parse_args(p, "]");
-        return list;
-    }
-    if (take(p, T_OP, "{"))
-        return parse_dict(p);
-    jerror_set(p->err, ST_PARSE, p->line, "unexpected '%.40s' in an expression",
-               p->tok == T_END ? p->close : p->text);
-    return node_new(p, JN_LITERAL);
-}
-
-static struct jnode *parse_subscript(struct parser *p, struct jnode *object)
-{
-    struct jnode *parts[3] = {NULL}, *n;
-    uint32_t i = 0;
-    bool slice = false;
-    while (!failed(p) && !is(p, T_OP, "]")) {
-        if (take(p, T_OP, ":")) {
-            slice = true;
-            if (++i > 2)
-                jerror_set(p->err, ST_PARSE, p->line, "slice has too many parts");
-        } else {
-            parts[i <= 2 ? i : 2] = parse_expression(p);
-            if (!is(p, T_OP, ":"))
-                break;
-        }
-    }
-    expect(p, T_OP, "]");
-    n = node_new(p, slice ? JN_SLICE : JN_INDEX);
-    n->a = object;
-    n->b = parts[0];
-    n->c = parts[1];
-    n->other = parts[2];
-    if (!slice && parts[0] == NULL)
-        jerror_set(p->err, ST_PARSE, p->line, "empty subscript");
-    return n;
-}
-
-static struct jnode *parse_postfix(struct parser *p)
-{
-    struct jnode *n = parse_primary(p);
-    while (!failed(p)) {
-        if (take(p, T_OP, ".")) {
-            struct jnode *attr = node_new(p, JN_ATTR);
-            attr->a = n;
-            attr->name = expect_name(p);
-            n = attr;
-        } else if (take(p, T_OP, "[")) {
-            n = parse_subscript(p, n);
-        } else if (take(p, T_OP, "(")) {
-            struct jnode *call = node_new(p, JN_CALL);
-            call->a = n;
-            call->args = parse_args(p, ")");
-            n = call;
-        } else {
-            return n;
-        }
-    }
-    return n;
-}
-
-static struct jnode *parse_filters(struct parser *p, struct jnode *n)
-{
-    while (!failed(p) && take(p, T_OP, "|")) {
-        struct jnode *filter = node_new(p, JN_FILTER);
-        filter->a = n;
-        filter->name = expect_name(p);
-        if (take(p, T_OP, "("))
-            filter->args = parse_args(p, ")");
-        n = filter;
-    }
-    return n;
-}
-
-static struct jnode *parse_unary(struct parser *p)
-{
-    if (++p->depth > JINJA_DEPTH_MAX)
-        jerror_set(p->err, ST_TOO_LARGE, p->line, "nested too deeply");
-    struct jnode *n;
-    if (take(p, T_OP, "-")) {
-        n = node_new(p, JN_NEG);
-        n->a = failed(p) ? NULL : parse_unary(p);
-    } else {
-        n = failed(p) ? node_new(p, JN_LITERAL) : parse_filters(p, parse_postfix(p));
-    }
-    p->depth--;
-    return n;
-}
-
-static bool take_op(struct parser *p, const char *const *texts, const enum jop *ops, uint32_t n,
-                    enum jop *out)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (take(p, T_OP, texts[i])) {
-            *out = ops[i];
+    for (; *words != NULL && t->kind == JT_NAME; words++)
+        if (strcmp(t->text, *words) == 0)
             return true;
-        }
     return false;
 }
 
-static struct jnode *parse_product(struct parser *p)
+static struct jnode *parse_output(struct jparser *p)
 {
-    static const char *const texts[] = {"*", "//", "/", "%"};
-    static const enum jop ops[] = {JOP_MUL, JOP_FLOORDIV, JOP_DIV, JOP_MOD};
-    struct jnode *n = parse_unary(p);
-    enum jop op;
-    while (!failed(p) && take_op(p, texts, ops, 4, &op))
-        n = binary(p, JN_BINARY, op, n, parse_unary(p));
+    struct jnode *n = jparse_node(p, JN_OUTPUT);
+    p->at++;
+    n->a = jparse_tuple(p, 0);
+    if (!jparse_take(p, JT_OUTPUT_END, NULL))
+        jerror_set(p->err, ST_PARSE, p->at->line, "expected '}}', found '%.40s'", p->at->text);
     return n;
 }
 
-static struct jnode *parse_concat(struct parser *p)
-{
-    struct jnode *n = parse_product(p);
-    while (!failed(p) && take(p, T_OP, "~"))
-        n = binary(p, JN_BINARY, JOP_CONCAT, n, parse_product(p));
-    return n;
-}
-
-static struct jnode *parse_sum(struct parser *p)
-{
-    static const char *const texts[] = {"+", "-"};
-    static const enum jop ops[] = {JOP_ADD, JOP_SUB};
-    struct jnode *n = parse_concat(p);
-    enum jop op;
-    while (!failed(p) && take_op(p, texts, ops, 2, &op))
-        n = binary(p, JN_BINARY, op, n, parse_concat(p));
-    return n;
-}
-
-static struct jnode *parse_test(struct parser *p, struct jnode *n)
-{
-    struct jnode *test = node_new(p, JN_TEST);
-    test->a = n;
-    test->negated = take(p, T_NAME, "not");
-    test->name = expect_name(p);
-    if (take(p, T_OP, "("))
-        test->args = parse_args(p, ")");
-    return test;
-}
-
-static struct jnode *parse_compare(struct parser *p)
-{
-    static const char *const texts[] = {"==", "!=", "<=", ">=", "<", ">"};
-    static const enum jop ops[] = {JOP_EQ, JOP_NE, JOP_LE, JOP_GE, JOP_LT, JOP_GT};
-    struct jnode *n = parse_sum(p);
-    enum jop op;
-    while (!failed(p)) {
-        if (take_op(p, texts, ops, 6, &op)) {
-            n = binary(p, JN_BINARY, op, n, parse_sum(p));
-        } else if (take(p, T_NAME, "in")) {
-            n = binary(p, JN_BINARY, JOP_IN, n, parse_sum(p));
-        } else if (take(p, T_NAME, "is")) {
-            n = parse_test(p, n);
-        } else if (is(p, T_NAME, "not")) {
-            next(p);
-            expect(p, T_NAME, "in");
-            n = binary(p, JN_BINARY, JOP_NOT_IN, n, parse_sum(p));
-        } else {
-            return n;
-        }
-    }
-    return n;
-}
-
-static struct jnode *parse_not(struct parser *p)
-{
-    uint32_t n_not = 0;
-    while (!failed(p) && take(p, T_NAME, "not"))
-        n_not++;
-    struct jnode *n = parse_compare(p);
-    for (; n_not > 0 && !failed(p); n_not--)
-        n = binary(p, JN_NOT, JOP_ADD, n, NULL);
-    return n;
-}
-
-static struct jnode *parse_and(struct parser *p)
-{
-    struct jnode *n = parse_not(p);
-    while (!failed(p) && take(p, T_NAME, "and"))
-        n = binary(p, JN_AND, JOP_ADD, n, parse_not(p));
-    return n;
-}
-
-static struct jnode *parse_or(struct parser *p)
-{
-    struct jnode *n = parse_and(p);
-    while (!failed(p) && take(p, T_NAME, "or"))
-        n = binary(p, JN_OR, JOP_ADD, n, parse_and(p));
-    return n;
-}
-
-static struct jnode *parse_expression(struct parser *p)
-{
-    if (++p->depth > JINJA_DEPTH_MAX)
-        jerror_set(p->err, ST_TOO_LARGE, p->line, "nested too deeply");
-    struct jnode *n = failed(p) ? node_new(p, JN_LITERAL) : parse_or(p);
-    if (!failed(p) && take(p, T_NAME, "if")) {
-        struct jnode *ternary = node_new(p, JN_TERNARY);
-        ternary->a = n;
-        ternary->b = parse_or(p);
-        ternary->c = take(p, T_NAME, "else") ? parse_expression(p) : NULL;
-        n = ternary;
-    }
-    p->depth--;
-    return n;
-}
-
-/* ---- statements ---- */
-
-/* At `close`, maybe with a minus in front. */
-static void tag_end(struct parser *p, bool is_block)
-{
-    if (failed(p))
-        return;
-    if (p->tok != T_END) {
-        jerror_set(p->err, ST_PARSE, p->line, "unexpected '%.40s'", p->text);
-        return;
-    }
-    if (*p->at == '-') {
-        p->trim_next = true;
-        p->at++;
-    } else {
-        p->trim_break = is_block;
-    }
-    p->at += 2;
-}
-
-static struct jnode *text_node(struct parser *p, const char *text, const char *stop)
-{
-    struct jnode *n = node_new(p, JN_TEXT);
-    n->value =
-        (struct jvalue){.kind = J_STRING,
-                        .u.str = {.data = text, .bytes = (uint32_t)(stop - text), .trusted = true}};
-    return n;
-}
-
-/* Text up to the next tag. Returns its node, or NULL when it is empty. */
-static struct jnode *parse_text(struct parser *p)
-{
-    const char *start = p->at, *stop = p->at;
-    while (stop < p->end && !(stop + 1 < p->end && *stop == '{' && strchr("{%#", stop[1]) != NULL))
-        stop++;
-    p->at = stop;
-    if (p->trim_next)
-        while (start < stop && isspace((unsigned char)*start))
-            p->line += *start++ == '\n';
-    else if (p->trim_break && start < stop && *start == '\n') {
-        p->line++;
-        start++;
-    }
-    p->trim_next = p->trim_break = false;
-    const char *kept = stop;
-    if (stop < p->end) {
-        bool minus = stop + 2 < p->end && stop[2] == '-';
-        const char *white = stop;
-        while (white > start &&
-               (minus ? isspace((unsigned char)white[-1]) : white[-1] == ' ' || white[-1] == '\t'))
-            white--;
-        /* lstrip_blocks: white space between a line's start and a block or comment goes. */
-        bool at_line_start = white == p->begin || white[-1] == '\n';
-        if (minus || (stop[1] != '{' && at_line_start))
-            kept = white;
-    }
-    for (const char *s = start; s < stop; s++)
-        p->line += *s == '\n';
-    return kept > start ? text_node(p, start, kept) : NULL;
-}
-
-static void skip_comment(struct parser *p)
-{
-    const char *start = p->at;
-    while (p->at + 1 < p->end && !(p->at[0] == '#' && p->at[1] == '}'))
-        p->line += *p->at++ == '\n';
-    if (p->at + 1 >= p->end) {
-        jerror_set(p->err, ST_PARSE, p->line, "comment without an end");
-        return;
-    }
-    p->trim_next = p->at > start && p->at[-1] == '-';
-    p->trim_break = !p->trim_next;
-    p->at += 2;
-}
-
-static struct jnode *parse_body(struct parser *p, const char *const *stops, uint32_t n_stops);
-
-static const char *const if_stops[] = {"elif", "else", "endif"};
-static const char *const for_stops[] = {"else", "endfor"};
-
-/* Behind "if" or "elif". */
-static struct jnode *parse_if(struct parser *p)
-{
-    struct jnode *n = node_new(p, JN_IF);
-    n->a = parse_expression(p);
-    tag_end(p, true);
-    n->body = parse_body(p, if_stops, 3);
-    if (failed(p))
-        return n;
-    if (take(p, T_NAME, "elif")) {
-        if (++p->depth > JINJA_DEPTH_MAX)
-            jerror_set(p->err, ST_TOO_LARGE, p->line, "nested too deeply");
-        n->other = failed(p) ? NULL : parse_if(p); /* its endif is ours */
-        p->depth--;
-        return n;
-    }
-    if (take(p, T_NAME, "else")) {
-        tag_end(p, true);
-        n->other = parse_body(p, if_stops + 2, 1);
-    }
-    expect(p, T_NAME, "endif");
-    tag_end(p, true);
-    return n;
-}
-
-static struct jnode *parse_for(struct parser *p)
-{
-    struct jnode *n = node_new(p, JN_FOR), **tail = &n->args;
-    do {
-        struct jnode *target = node_new(p, JN_NAME);
-        target->name = expect_name(p);
-        *tail = target;
-        tail = &target->next;
-    } while (!failed(p) && take(p, T_OP, ","));
-    expect(p, T_NAME, "in");
-    n->a = parse_or(p);
-    if (take(p, T_NAME, "if"))
-        n->b = parse_expression(p);
-    tag_end(p, true);
-    n->body = parse_body(p, for_stops, 2);
-    if (!failed(p) && take(p, T_NAME, "else")) {
-        tag_end(p, true);
-        n->other = parse_body(p, for_stops + 1, 1);
-    }
-    expect(p, T_NAME, "endfor");
-    tag_end(p, true);
-    return n;
-}
-
-static struct jnode *parse_set(struct parser *p)
-{
-    static const char *const stops[] = {"endset"};
-    struct jnode *n = node_new(p, JN_SET);
-    n->name = expect_name(p);
-    if (take(p, T_OP, "."))
-        n->attr = expect_name(p);
-    if (take(p, T_OP, "=")) {
-        n->a = parse_expression(p);
-        tag_end(p, true);
-        return n;
-    }
-    n->kind = JN_SET_BLOCK;
-    tag_end(p, true);
-    n->body = parse_body(p, stops, 1);
-    expect(p, T_NAME, "endset");
-    tag_end(p, true);
-    return n;
-}
-
-static struct jnode *parse_statement(struct parser *p)
-{
-    struct jnode *n;
-    if (take(p, T_NAME, "if"))
-        return parse_if(p);
-    if (take(p, T_NAME, "for"))
-        return parse_for(p);
-    if (take(p, T_NAME, "set"))
-        return parse_set(p);
-    if (is(p, T_NAME, "break") || is(p, T_NAME, "continue")) {
-        n = node_new(p, is(p, T_NAME, "break") ? JN_BREAK : JN_CONTINUE);
-        next(p);
-        tag_end(p, true);
-        return n;
-    }
-    if (is(p, T_NAME, "generation") || is(p, T_NAME, "endgeneration")) { /* marks for training */
-        next(p);
-        tag_end(p, true);
-        return NULL;
-    }
-    jerror_set(p->err, ST_UNSUPPORTED, p->line, "statement '%.40s' is not supported", p->text);
-    return NULL;
-}
-
-/* Statements up to a tag whose first word is one of stops (which stays current), or the source's
- * end when n_stops is 0. */
-static struct jnode *parse_body(struct parser *p, const char *const *stops, uint32_t n_stops)
+/* Statements up to a tag that begins with one of `until` (NULL: up to the end of the source), whose
+ * name is taken; *out_word says which. `opener` names the tag that wants it. */
+static struct jnode *parse_body(struct jparser *p, const char *const *until, const char *opener,
+                                const char **out_word)
 {
     struct jnode *first = NULL, **tail = &first;
-    if (++p->depth > JINJA_DEPTH_MAX)
-        jerror_set(p->err, ST_TOO_LARGE, p->line, "nested too deeply");
-    while (!failed(p)) {
-        struct jnode *n = parse_text(p);
-        if (n != NULL) {
-            *tail = n;
-            tail = &n->next;
-        }
-        if (p->at >= p->end) {
-            if (n_stops > 0)
-                jerror_set(p->err, ST_PARSE, p->line, "%s is missing", stops[n_stops - 1]);
+    uint32_t line = p->at->line;
+    if (++p->depth > 2 * JINJA_DEPTH_MAX)
+        jerror_set(p->err, ST_TOO_LARGE, line, "nested too deeply");
+    while (!jparse_failed(p)) {
+        struct jnode *n = NULL;
+        if (p->at->kind == JT_TEXT) {
+            n = jparse_node(p, JN_TEXT);
+            n->value.kind = J_STRING;
+            n->value.u.str =
+                (struct jstr){.data = p->at->text, .bytes = p->at->bytes, .trusted = true};
+            p->at++;
+        } else if (p->at->kind == JT_OUTPUT_BEGIN) {
+            n = parse_output(p);
+        } else if (p->at->kind == JT_BLOCK_BEGIN) {
+            p->at++;
+            if (until != NULL && at_word(p->at, until)) {
+                *out_word = jparse_name(p);
+                break;
+            }
+            n = parse_statement(p);
+        } else {
+            if (until != NULL)
+                jerror_set(p->err, ST_PARSE, line, "'%s' without '%s'", opener, until[0]);
             break;
         }
-        char what = p->at[1];
-        p->at += 2;
-        if (what == '#') {
-            skip_comment(p);
-            continue;
-        }
-        p->close = what == '{' ? "}}" : "%}";
-        if (p->at < p->end && *p->at == '-')
-            p->at++;
-        next(p);
-        if (what == '{') {
-            n = node_new(p, JN_OUTPUT);
-            n->a = parse_expression(p);
-            tag_end(p, false);
-        } else {
-            bool stop = false;
-            for (uint32_t i = 0; i < n_stops; i++)
-                stop |= is(p, T_NAME, stops[i]);
-            if (stop)
-                break;
-            n = failed(p) ? NULL : parse_statement(p);
-        }
-        if (n != NULL) {
-            *tail = n;
-            tail = &n->next;
-        }
+        *tail = n;
+        while (*tail != NULL)
+            tail = &(*tail)->next;
     }
     p->depth--;
     return first;
+}
+
+/* The body of a tag that ends with `end`, without loops around it. */
+static struct jnode *parse_closed_body(struct jparser *p, const char *opener, const char *end)
+{
+    const char *const until[] = {end, NULL}, *word = NULL;
+    uint32_t loops = p->loops;
+    p->loops = 0;
+    struct jnode *body = parse_body(p, until, opener, &word);
+    p->loops = loops;
+    expect_end(p);
+    return body;
+}
+
+static struct jnode *parse_if(struct jparser *p)
+{
+    static const char *const until[] = {"endif", "elif", "else", NULL}, *const end[] = {"endif",
+                                                                                        NULL};
+    struct jnode *n = jparse_node(p, JN_IF), **tail = &n->args;
+    const char *word = "elif";
+    while (!jparse_failed(p) && strcmp(word, "elif") == 0) {
+        struct jnode *branch = jparse_node(p, JN_BRANCH);
+        branch->a = jparse_tuple(p, JINJA_NO_CONDITION);
+        expect_end(p);
+        branch->body = parse_body(p, until, "if", &word);
+        *tail = branch;
+        tail = &branch->next;
+    }
+    if (!jparse_failed(p) && strcmp(word, "else") == 0) {
+        expect_end(p);
+        n->other = parse_body(p, end, "if", &word);
+    }
+    expect_end(p);
+    return n;
+}
+
+static struct jnode *parse_for(struct jparser *p)
+{
+    static const char *const until[] = {"endfor", "else", NULL}, *const end[] = {"endfor", NULL};
+    struct jnode *n = jparse_node(p, JN_FOR);
+    const char *word = "";
+    n->a = jparse_target(p, false);
+    jparse_expect(p, JT_NAME, "in");
+    n->b = jparse_tuple(p, JINJA_NO_CONDITION);
+    if (jparse_take(p, JT_NAME, "if"))
+        n->c = jparse_expression(p, 0);
+    if (jparse_is(p, JT_NAME, "recursive"))
+        jerror_set(p->err, ST_UNSUPPORTED, p->at->line, "recursive loops are not supported");
+    expect_end(p);
+    p->loops++;
+    n->body = parse_body(p, until, "for", &word);
+    p->loops--;
+    if (!jparse_failed(p) && strcmp(word, "else") == 0) {
+        expect_end(p);
+        n->other = parse_body(p, end, "for", &word);
+    }
+    expect_end(p);
+    return n;
+}
+
+static struct jnode *parse_loop_control(struct jparser *p)
+{
+    bool is_break = strcmp(p->at[-1].text, "break") == 0;
+    struct jnode *n = jparse_node(p, is_break ? JN_BREAK : JN_CONTINUE);
+    if (p->loops == 0)
+        jerror_set(p->err, ST_PARSE, n->line, "'%s' outside of a loop", p->at[-1].text);
+    expect_end(p);
+    return n;
+}
+
+static struct jnode *parse_set(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_SET);
+    n->a = jparse_target(p, true);
+    if (jparse_take(p, JT_OP, "=")) {
+        n->b = jparse_tuple(p, 0);
+        expect_end(p);
+        return n;
+    }
+    n->kind = JN_SET_BLOCK;
+    if (n->a->kind == JN_TUPLE)
+        jerror_set(p->err, ST_PARSE, n->line, "expected '=', found '%.40s'", p->at->text);
+    n->b = jparse_filters(p, jparse_node(p, JN_INPUT), false);
+    expect_end(p);
+    n->body = parse_closed_body(p, "set", "endset");
+    return n;
+}
+
+static struct jnode *parse_with(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_WITH), **tail = &n->args;
+    while (!jparse_failed(p) && p->at->kind != JT_BLOCK_END) {
+        struct jnode *pair = jparse_node(p, JN_PAIR);
+        pair->a = jparse_target(p, false);
+        jparse_expect(p, JT_OP, "=");
+        pair->b = jparse_expression(p, 0);
+        *tail = pair;
+        tail = &pair->next;
+        if (!jparse_take(p, JT_OP, ","))
+            break;
+    }
+    expect_end(p);
+    static const char *const until[] = {"endwith", NULL};
+    const char *word;
+    n->body = parse_body(p, until, "with", &word); /* a loop around may be left from inside */
+    expect_end(p);
+    return n;
+}
+
+static struct jnode *parse_params(struct jparser *p)
+{
+    struct jnode *first = NULL, **tail = &first;
+    bool optional = false;
+    jparse_expect(p, JT_OP, "(");
+    while (!jparse_failed(p) && !jparse_is(p, JT_OP, ")")) {
+        struct jnode *param = jparse_node(p, JN_NAME);
+        param->name = jparse_name(p);
+        if (jparse_take(p, JT_OP, "=")) {
+            param->a = jparse_expression(p, 0);
+            optional = true;
+        } else if (optional) {
+            jerror_set(p->err, ST_PARSE, param->line, "parameter '%.40s' needs a default",
+                       param->name);
+        }
+        *tail = param;
+        tail = &param->next;
+        if (!jparse_take(p, JT_OP, ","))
+            break;
+    }
+    jparse_expect(p, JT_OP, ")");
+    return first;
+}
+
+static struct jnode *parse_macro(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_MACRO);
+    n->name = jparse_name(p);
+    n->args = parse_params(p);
+    expect_end(p);
+    n->body = parse_closed_body(p, "macro", "endmacro");
+    return n;
+}
+
+static struct jnode *parse_call_block(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_CALL_BLOCK);
+    n->name = "caller";
+    if (jparse_is(p, JT_OP, "("))
+        n->args = parse_params(p);
+    n->a = jparse_call(p);
+    if (!jparse_failed(p) && n->a->kind != JN_CALL)
+        jerror_set(p->err, ST_PARSE, n->line, "expected a call");
+    expect_end(p);
+    n->body = parse_closed_body(p, "call", "endcall");
+    return n;
+}
+
+static struct jnode *parse_filter_block(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_FILTER_BLOCK);
+    n->b = jparse_filters(p, jparse_node(p, JN_INPUT), true);
+    expect_end(p);
+    n->body = parse_closed_body(p, "filter", "endfilter");
+    return n;
+}
+
+/* Marks what a model wrote, for training; here it is a scope and no more. */
+static struct jnode *parse_generation(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_SCOPE);
+    expect_end(p);
+    n->body = parse_closed_body(p, "generation", "endgeneration");
+    return n;
+}
+
+static struct jnode *parse_print(struct jparser *p)
+{
+    struct jnode *n = jparse_node(p, JN_OUTPUT), *last = n;
+    n->a = jparse_expression(p, 0);
+    while (!jparse_failed(p) && jparse_take(p, JT_OP, ",")) {
+        last->next = jparse_node(p, JN_OUTPUT);
+        last = last->next;
+        last->a = jparse_expression(p, 0);
+    }
+    expect_end(p);
+    return n;
+}
+
+static const struct statement statements[] = {
+    {"if", parse_if},
+    {"for", parse_for},
+    {"set", parse_set},
+    {"macro", parse_macro},
+    {"break", parse_loop_control},
+    {"continue", parse_loop_control},
+    {"call", parse_call_block},
+    {"filter", parse_filter_block},
+    {"generation", parse_generation},
+    {"with", parse_with},
+    {"print", parse_print},
+};
+
+/* Behind "{%", whose name is not the end of a body. */
+static struct jnode *parse_statement(struct jparser *p)
+{
+    static const char *const foreign[] = {"include", "import",     "from",  "extends", "block",
+                                          "do",      "autoescape", "trans", "debug",   NULL};
+    const char *name = jparse_name(p);
+    for (size_t i = 0; i < sizeof(statements) / sizeof(*statements) && !jparse_failed(p); i++)
+        if (strcmp(name, statements[i].name) == 0)
+            return statements[i].parse(p);
+    if (at_word(&p->at[-1], foreign))
+        jerror_set(p->err, ST_UNSUPPORTED, p->at[-1].line, "'%.40s' is not supported", name);
+    else
+        jerror_set(p->err, ST_PARSE, p->at[-1].line, "unexpected tag '%.40s'", name);
+    return NULL;
 }
 
 struct jnode *jinja_parse(const char *source, size_t bytes, struct arena *arena, struct jerror *err)
 {
-    struct parser p = {.arena = arena, .err = err, .line = 1, .close = "%}"};
-    if (bytes > JINJA_SOURCE_BYTES_MAX) {
-        jerror_set(err, ST_TOO_LARGE, 0, "template is larger than %u bytes",
-                   JINJA_SOURCE_BYTES_MAX);
+    struct jparser p = {.arena = arena, .err = err};
+    p.at = jinja_lex(source, bytes, arena, err);
+    if (p.at == NULL)
         return NULL;
-    }
-    /* keep_trailing_newline is off: one line break at the very end goes. */
-    if (bytes > 0 && source[bytes - 1] == '\n')
-        bytes--;
-    p.at = arena_dup(arena, source, bytes);
-    if (p.at == NULL) {
-        jerror_set(err, ST_NO_MEMORY, 0, "out of memory");
-        return NULL;
-    }
-    p.begin = p.at;
-    p.end = p.at + bytes;
-    struct jnode *root = parse_body(&p, NULL, 0);
-    return failed(&p) ? NULL : root;
+    struct jnode *root = parse_body(&p, NULL, "template", &(const char *){NULL});
+    return err->st == ST_OK ? root : NULL;
 }

@@ -1,18 +1,110 @@
-/* Values of the template interpreter: text with trust, lists, dicts, printing, JSON. */
+/* Values of the template interpreter: truth, equality, order, lists, dicts, input data. */
 #include "text/jinja.h"
 
-#include <inttypes.h>
+#include "base/hash.h"
+
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-static void *take(struct jinterp *in, size_t count, size_t bytes)
+enum { DICT_LINEAR_MAX = 12 }; /* pairs that are searched without a hash index */
+
+void jfail(struct jinterp *in, const char *format, ...)
+{
+    char text[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    jerror_set(&in->err, ST_INVALID, in->line, "%s", text);
+}
+
+bool jstep(struct jinterp *in, size_t bytes)
+{
+    if (in->err.st != ST_OK)
+        return false;
+    size_t steps = 1 + bytes / JINJA_STEP_BYTES;
+    if (steps > JINJA_STEPS_MAX - in->steps) {
+        jerror_set(&in->err, ST_TOO_LARGE, in->line, "template takes too many steps");
+        return false;
+    }
+    in->steps += (uint32_t)steps;
+    return true;
+}
+
+void *jtake(struct jinterp *in, size_t count, size_t bytes)
 {
     void *at = arena_calloc(&in->arena, count > 0 ? count : 1, bytes);
     if (at == NULL)
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
+        jerror_set(&in->err, ST_TOO_LARGE, in->line, "template needs too much memory");
     return at;
+}
+
+/* ---- scalars ---- */
+
+struct jvalue jvalue_bool(bool value)
+{
+    return (struct jvalue){.kind = J_BOOL, .u.boolean = value};
+}
+
+struct jvalue jvalue_int(int64_t value)
+{
+    return (struct jvalue){.kind = J_INT, .u.integer = value};
+}
+
+struct jvalue jvalue_real(double value)
+{
+    return (struct jvalue){.kind = J_FLOAT, .u.real = value};
+}
+
+struct jvalue jvalue_undefined(const char *name)
+{
+    return (struct jvalue){.kind = J_UNDEFINED, .u.name = name};
+}
+
+struct jvalue jvalue_none(void)
+{
+    return (struct jvalue){.kind = J_NONE};
+}
+
+const char *jkind_name(const struct jvalue *v)
+{
+    static const char *const names[] = {[J_UNDEFINED] = "undefined", [J_NONE] = "none",
+                                        [J_BOOL] = "bool",           [J_INT] = "int",
+                                        [J_FLOAT] = "float",         [J_STRING] = "str",
+                                        [J_LIST] = "list",           [J_DICT] = "dict",
+                                        [J_LOOP] = "loop",           [J_MACRO] = "macro",
+                                        [J_METHOD] = "method",       [J_FUNCTION] = "function"};
+    return names[v->kind];
+}
+
+bool jvalue_tainted(const struct jvalue *v)
+{
+    return v->kind == J_STRING ? !jstr_trusted(&v->u.str) : v->tainted;
+}
+
+bool jvalue_is_int(const struct jvalue *v, int64_t *out)
+{
+    if (v->kind == J_BOOL)
+        *out = v->u.boolean;
+    else if (v->kind == J_INT)
+        *out = v->u.integer;
+    else
+        return false;
+    return true;
+}
+
+bool jvalue_is_number(const struct jvalue *v, double *out)
+{
+    int64_t integer;
+    if (jvalue_is_int(v, &integer))
+        *out = (double)integer;
+    else if (v->kind == J_FLOAT)
+        *out = v->u.real;
+    else
+        return false;
+    return true;
 }
 
 bool jvalue_truth(const struct jvalue *v)
@@ -30,165 +122,328 @@ bool jvalue_truth(const struct jvalue *v)
     case J_STRING:
         return v->u.str.bytes > 0;
     case J_LIST:
-        return v->u.list.n > 0;
+        return v->u.list->kind == JL_GENERATOR || v->u.list->n > 0;
     case J_DICT:
         return v->u.dict->n > 0 || v->u.dict->is_namespace;
-    case J_FUNCTION:
-        break;
-    }
-    return true;
-}
-
-static bool as_real(const struct jvalue *v, double *out)
-{
-    if (v->kind == J_BOOL)
-        *out = v->u.boolean;
-    else if (v->kind == J_INT)
-        *out = (double)v->u.integer;
-    else if (v->kind == J_FLOAT)
-        *out = v->u.real;
-    else
-        return false;
-    return true;
-}
-
-bool jvalue_equal(const struct jvalue *a, const struct jvalue *b)
-{
-    double x, y;
-    if (as_real(a, &x) && as_real(b, &y))
-        return x == y;
-    if (a->kind != b->kind)
-        return false;
-    switch (a->kind) {
-    case J_STRING:
-        return a->u.str.bytes == b->u.str.bytes &&
-               memcmp(a->u.str.data, b->u.str.data, a->u.str.bytes) == 0;
-    case J_LIST:
-        if (a->u.list.n != b->u.list.n)
-            return false;
-        for (uint32_t i = 0; i < a->u.list.n; i++)
-            if (!jvalue_equal(&a->u.list.items[i], &b->u.list.items[i]))
-                return false;
-        return true;
-    case J_DICT:
-        return a->u.dict == b->u.dict;
     default:
         return true;
     }
 }
 
-int jvalue_compare(const struct jvalue *a, const struct jvalue *b)
+static int order_reals(double x, double y)
 {
+    return x < y ? -1 : x > y;
+}
+
+static bool equal_numbers(const struct jvalue *a, const struct jvalue *b, bool *out)
+{
+    int64_t i, k;
     double x, y;
-    if (as_real(a, &x) && as_real(b, &y))
-        return x < y ? -1 : x > y;
-    if (a->kind != J_STRING || b->kind != J_STRING)
-        return 2;
-    uint32_t n = a->u.str.bytes < b->u.str.bytes ? a->u.str.bytes : b->u.str.bytes;
-    int order = memcmp(a->u.str.data, b->u.str.data, n);
+    if (jvalue_is_int(a, &i) && jvalue_is_int(b, &k))
+        *out = i == k;
+    else if (jvalue_is_number(a, &x) && jvalue_is_number(b, &y))
+        *out = x == y;
+    else
+        return false;
+    return true;
+}
+
+/* Enters one level of data; values that a template builds may nest without end. */
+static bool nest(struct jinterp *in)
+{
+    if (++in->nest > JINJA_NEST_MAX)
+        jerror_set(&in->err, ST_TOO_LARGE, in->line, "nested too deeply");
+    return jstep(in, 0);
+}
+
+static bool equal_lists(struct jinterp *in, const struct jlist *a, const struct jlist *b)
+{
+    if (a == b)
+        return true;
+    bool sequence = a->kind == JL_LIST || a->kind == JL_TUPLE || a->kind == JL_RANGE;
+    if (a->kind != b->kind || !sequence || a->n != b->n)
+        return false;
+    for (uint32_t i = 0; i < a->n; i++) {
+        struct jvalue x = jlist_item(a, i), y = jlist_item(b, i);
+        if (!jvalue_equal(in, &x, &y))
+            return false;
+    }
+    return true;
+}
+
+static bool equal_dicts(struct jinterp *in, const struct jdict *a, const struct jdict *b)
+{
+    if (a == b)
+        return true;
+    if (a->is_namespace || b->is_namespace || a->n != b->n)
+        return false;
+    for (uint32_t i = 0; i < a->n; i++) {
+        const struct jvalue *other = jdict_find(in, b, &a->pairs[i].key);
+        if (other == NULL || !jvalue_equal(in, &a->pairs[i].value, other))
+            return false;
+    }
+    return true;
+}
+
+bool jvalue_equal(struct jinterp *in, const struct jvalue *a, const struct jvalue *b)
+{
+    bool equal = false;
+    if (equal_numbers(a, b, &equal))
+        return equal;
+    if (a->kind != b->kind)
+        return false;
+    if (nest(in)) {
+        switch (a->kind) {
+        case J_UNDEFINED:
+        case J_NONE:
+            equal = true;
+            break;
+        case J_STRING:
+            equal = a->u.str.bytes == b->u.str.bytes && jstep(in, a->u.str.bytes) &&
+                    memcmp(a->u.str.data, b->u.str.data, a->u.str.bytes) == 0;
+            break;
+        case J_LIST:
+            equal = equal_lists(in, a->u.list, b->u.list);
+            break;
+        case J_DICT:
+            equal = equal_dicts(in, a->u.dict, b->u.dict);
+            break;
+        case J_FUNCTION:
+            equal = a->u.function == b->u.function;
+            break;
+        case J_MACRO:
+            equal = a->u.macro == b->u.macro;
+            break;
+        default:
+            break;
+        }
+    }
+    in->nest--;
+    return equal;
+}
+
+static int order_strings(const struct jstr *a, const struct jstr *b)
+{
+    int order = memcmp(a->data, b->data, a->bytes < b->bytes ? a->bytes : b->bytes);
     if (order == 0)
-        return a->u.str.bytes < b->u.str.bytes ? -1 : a->u.str.bytes > b->u.str.bytes;
+        return a->bytes < b->bytes ? -1 : a->bytes > b->bytes;
     return order < 0 ? -1 : 1;
 }
 
-struct jvalue jvalue_text(const char *literal)
+static int order_lists(struct jinterp *in, const struct jlist *a, const struct jlist *b)
 {
-    return (struct jvalue){
-        .kind = J_STRING,
-        .u.str = {.data = literal, .bytes = (uint32_t)strlen(literal), .trusted = true}};
+    for (uint32_t i = 0; i < a->n && i < b->n && in->err.st == ST_OK; i++) {
+        struct jvalue x = jlist_item(a, i), y = jlist_item(b, i);
+        if (!jvalue_equal(in, &x, &y))
+            return jvalue_order(in, &x, &y);
+    }
+    return a->n < b->n ? -1 : a->n > b->n;
 }
 
-struct jstr jstr_part(const struct jstr *s, uint32_t first, uint32_t bytes)
+int jvalue_order(struct jinterp *in, const struct jvalue *a, const struct jvalue *b)
 {
-    return (struct jstr){.data = s->data + first,
-                         .mask = s->mask != NULL ? s->mask + first : NULL,
-                         .bytes = bytes,
-                         .trusted = s->trusted};
-}
-
-static void mask_copy(uint8_t *mask, const struct jstr *s)
-{
-    if (s->mask != NULL)
-        memcpy(mask, s->mask, s->bytes);
+    int64_t i, k;
+    double x, y;
+    int order = 0;
+    if (jvalue_is_int(a, &i) && jvalue_is_int(b, &k))
+        return i < k ? -1 : i > k;
+    if (jvalue_is_number(a, &x) && jvalue_is_number(b, &y))
+        return order_reals(x, y);
+    if (!nest(in)) {
+        in->nest--;
+        return 0;
+    }
+    if (a->kind == J_STRING && b->kind == J_STRING)
+        order = order_strings(&a->u.str, &b->u.str);
+    else if (a->kind == J_LIST && b->kind == J_LIST && a->u.list->kind == b->u.list->kind &&
+             (a->u.list->kind == JL_LIST || a->u.list->kind == JL_TUPLE))
+        order = order_lists(in, a->u.list, b->u.list);
     else
-        memset(mask, s->trusted, s->bytes);
+        jfail(in, "%s and %s have no order", jkind_name(a), jkind_name(b));
+    in->nest--;
+    return order;
 }
 
-struct jvalue jvalue_concat(struct jinterp *in, const struct jstr *a, const struct jstr *b)
-{
-    struct jvalue v = {.kind = J_STRING};
-    uint64_t bytes = (uint64_t)a->bytes + b->bytes;
-    bool uniform = a->mask == NULL && b->mask == NULL &&
-                   (a->trusted == b->trusted || a->bytes == 0 || b->bytes == 0);
-    char *data = bytes <= JINJA_MEMORY_BYTES_MAX ? take(in, bytes, uniform ? 1 : 2) : NULL;
-    if (data == NULL) {
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template makes too long a text");
-        return v;
-    }
-    memcpy(data, a->data, a->bytes);
-    memcpy(data + a->bytes, b->data, b->bytes);
-    v.u.str = (struct jstr){
-        .data = data, .bytes = (uint32_t)bytes, .trusted = a->bytes > 0 ? a->trusted : b->trusted};
-    if (!uniform) {
-        uint8_t *mask = (uint8_t *)data + bytes;
-        mask_copy(mask, a);
-        mask_copy(mask + a->bytes, b);
-        v.u.str.mask = mask;
-    }
-    return v;
-}
+/* ---- lists ---- */
 
-struct jvalue jvalue_list(struct jinterp *in, uint32_t n)
+struct jvalue jvalue_list(struct jinterp *in, enum jlist_kind kind, uint32_t n,
+                          struct jvalue **out_items)
 {
     struct jvalue v = {.kind = J_LIST};
-    v.u.list.items = take(in, n, sizeof(struct jvalue));
-    v.u.list.n = v.u.list.items != NULL ? n : 0;
+    struct jlist *list = jtake(in, 1, sizeof(*list));
+    struct jvalue *items = list != NULL ? jtake(in, n, sizeof(*items)) : NULL;
+    if (items == NULL) {
+        in->no_list = (struct jlist){0};
+        v.u.list = &in->no_list;
+        *out_items = &in->no_item;
+        return v;
+    }
+    *list = (struct jlist){.kind = kind, .n = n, .items = items};
+    v.u.list = list;
+    *out_items = items;
     return v;
 }
+
+struct jvalue jlist_item(const struct jlist *list, uint32_t i)
+{
+    if (list->kind == JL_RANGE)
+        return jvalue_int((int64_t)((uint64_t)list->start + i * (uint64_t)list->step));
+    return list->items[i];
+}
+
+static struct jlist *iterate_text(struct jinterp *in, const struct jstr *s)
+{
+    struct jvalue *items;
+    uint32_t point, n = 0;
+    struct jvalue v = jvalue_list(in, JL_LIST, jstr_count(s), &items);
+    for (uint32_t at = 0; at < s->bytes && n < v.u.list->n;) {
+        uint32_t bytes = jstr_char(s, at, &point);
+        items[n++] = jvalue_of_str(jstr_part(s, at, bytes));
+        at += bytes;
+    }
+    return v.u.list;
+}
+
+struct jlist *jvalue_iterate(struct jinterp *in, const struct jvalue *v)
+{
+    struct jvalue *items, empty;
+    if (v->kind == J_LIST) {
+        bool spent = v->u.list->kind == JL_GENERATOR && v->u.list->consumed;
+        v->u.list->consumed = true;
+        if (!spent)
+            return v->u.list;
+    } else if (v->kind == J_STRING) {
+        return jstep(in, v->u.str.bytes) ? iterate_text(in, &v->u.str)
+                                         : jvalue_list(in, JL_LIST, 0, &items).u.list;
+    } else if (v->kind == J_DICT && !v->u.dict->is_namespace) {
+        struct jvalue keys = jvalue_list(in, JL_LIST, v->u.dict->n, &items);
+        for (uint32_t i = 0; i < keys.u.list->n; i++)
+            items[i] = v->u.dict->pairs[i].key;
+        return keys.u.list;
+    } else if (v->kind != J_UNDEFINED) {
+        jfail(in, "%s cannot be iterated", jkind_name(v));
+    }
+    empty = jvalue_list(in, JL_LIST, 0, &items);
+    return empty.u.list;
+}
+
+/* ---- dicts ---- */
 
 struct jvalue jvalue_dict(struct jinterp *in, bool is_namespace)
 {
-    static struct jdict none;
     struct jvalue v = {.kind = J_DICT};
-    v.u.dict = take(in, 1, sizeof(*v.u.dict));
-    if (v.u.dict == NULL)
-        v.u.dict = &none;
-    else
+    v.u.dict = jtake(in, 1, sizeof(*v.u.dict));
+    if (v.u.dict == NULL) {
+        in->no_dict = (struct jdict){0};
+        v.u.dict = &in->no_dict;
+    } else {
         v.u.dict->is_namespace = is_namespace;
+    }
     return v;
 }
 
-struct jvalue *jdict_find(struct jdict *dict, const char *name, uint32_t bytes)
+/* Equal keys have equal hashes: 1, 1.0 and true are one key. */
+static uint64_t key_hash(const struct jvalue *key)
 {
-    for (uint32_t i = 0; i < dict->n; i++) {
-        const struct jvalue *key = &dict->pairs[i].key;
-        if (key->kind == J_STRING && key->u.str.bytes == bytes &&
-            memcmp(key->u.str.data, name, bytes) == 0)
-            return &dict->pairs[i].value;
+    double real;
+    if (key->kind == J_STRING)
+        return hash_bytes(key->u.str.data, key->u.str.bytes);
+    if (jvalue_is_number(key, &real)) {
+        real = real == 0 ? 0 : real;
+        return hash_bytes(&real, sizeof(real));
     }
+    if (key->kind == J_LIST)
+        return hash_mix64(key->u.list->n);
+    return hash_mix64((uint64_t)key->kind);
+}
+
+static uint32_t *slot_of(struct jinterp *in, const struct jdict *dict, const struct jvalue *key)
+{
+    uint32_t mask = dict->n_slots - 1, at = (uint32_t)key_hash(key) & mask;
+    while (dict->slots[at] != 0 && jstep(in, 0) &&
+           !jvalue_equal(in, &dict->pairs[dict->slots[at] - 1].key, key))
+        at = (at + 1) & mask;
+    return &dict->slots[at];
+}
+
+struct jvalue *jdict_find(struct jinterp *in, const struct jdict *dict, const struct jvalue *key)
+{
+    if (dict->slots != NULL) {
+        uint32_t slot = *slot_of(in, dict, key);
+        return slot != 0 && in->err.st == ST_OK ? &dict->pairs[slot - 1].value : NULL;
+    }
+    for (uint32_t i = 0; i < dict->n; i++)
+        if (jvalue_equal(in, &dict->pairs[i].key, key))
+            return &dict->pairs[i].value;
     return NULL;
 }
 
-void jdict_put(struct jinterp *in, struct jdict *dict, struct jvalue key, struct jvalue value)
+struct jvalue *jdict_find_text(struct jinterp *in, const struct jdict *dict, const char *name)
 {
-    struct jvalue *at =
-        key.kind == J_STRING ? jdict_find(dict, key.u.str.data, key.u.str.bytes) : NULL;
-    if (at != NULL) {
-        *at = value;
+    struct jvalue key = jvalue_text(name);
+    return jdict_find(in, dict, &key);
+}
+
+static void dict_index(struct jinterp *in, struct jdict *dict)
+{
+    uint32_t n_slots = 4 * dict->cap; /* cap is a power of two; at most a quarter is used */
+    uint32_t *slots = jtake(in, n_slots, sizeof(*slots));
+    if (slots == NULL)
+        return;
+    dict->slots = slots;
+    dict->n_slots = n_slots;
+    for (uint32_t i = 0; i < dict->n && in->err.st == ST_OK; i++)
+        *slot_of(in, dict, &dict->pairs[i].key) = i + 1;
+}
+
+static bool dict_grow(struct jinterp *in, struct jdict *dict)
+{
+    uint32_t cap = dict->cap > 0 ? 2 * dict->cap : 4;
+    struct jpair *pairs = jtake(in, cap, sizeof(*pairs));
+    if (pairs == NULL)
+        return false;
+    if (dict->n > 0)
+        memcpy(pairs, dict->pairs, dict->n * sizeof(*pairs));
+    dict->pairs = pairs;
+    dict->cap = cap;
+    if (cap > DICT_LINEAR_MAX)
+        dict_index(in, dict);
+    return in->err.st == ST_OK;
+}
+
+static bool hashable(const struct jvalue *key)
+{
+    if (key->kind == J_LIST && key->u.list->kind == JL_TUPLE) {
+        for (uint32_t i = 0; i < key->u.list->n; i++)
+            if (key->u.list->items[i].kind == J_LIST || key->u.list->items[i].kind == J_DICT)
+                return false; /* tuples of tuples are left out: hashes must not recurse */
+        return true;
+    }
+    return key->kind != J_LIST && key->kind != J_DICT && key->kind != J_UNDEFINED;
+}
+
+void jdict_put(struct jinterp *in, struct jdict *dict, const struct jvalue *key,
+               const struct jvalue *value)
+{
+    if (in->err.st != ST_OK)
+        return;
+    if (!hashable(key)) {
+        jfail(in, "%s cannot be a key", jkind_name(key));
         return;
     }
-    if (dict->n == dict->cap) {
-        uint32_t cap = dict->cap > 0 ? 2 * dict->cap : 8;
-        struct jpair *pairs = take(in, cap, sizeof(*pairs));
-        if (pairs == NULL)
-            return;
-        if (dict->n > 0)
-            memcpy(pairs, dict->pairs, dict->n * sizeof(*pairs));
-        dict->pairs = pairs;
-        dict->cap = cap;
+    struct jvalue *at = jdict_find(in, dict, key);
+    if (at != NULL) {
+        *at = *value;
+        return;
     }
-    dict->pairs[dict->n++] = (struct jpair){key, value};
+    if (in->err.st != ST_OK || (dict->n == dict->cap && !dict_grow(in, dict)))
+        return;
+    if (dict->slots != NULL)
+        *slot_of(in, dict, key) = dict->n + 1;
+    dict->pairs[dict->n++] = (struct jpair){*key, *value};
 }
+
+/* ---- input data ---- */
 
 static struct jvalue untrusted(const char *text)
 {
@@ -197,208 +452,52 @@ static struct jvalue untrusted(const char *text)
     return v;
 }
 
-struct jvalue jvalue_of_json(struct jinterp *in, const cJSON *json)
+static struct jvalue of_number(double real)
 {
-    struct jvalue v = {.kind = J_NONE};
-    if (in->err.st != ST_OK || json == NULL || ++in->depth > JINJA_DEPTH_MAX) {
-        if (in->depth > JINJA_DEPTH_MAX)
-            jerror_set(&in->err, ST_TOO_LARGE, 0, "input is nested too deeply");
-        return v;
-    }
-    const cJSON *item;
-    uint32_t n = 0;
-    if (cJSON_IsString(json)) {
-        v = untrusted(json->valuestring);
-    } else if (cJSON_IsBool(json)) {
-        v = (struct jvalue){.kind = J_BOOL, .u.boolean = cJSON_IsTrue(json)};
-    } else if (cJSON_IsNumber(json)) {
-        double real = json->valuedouble;
-        if (real == floor(real) && fabs(real) < 9e15)
-            v = (struct jvalue){.kind = J_INT, .u.integer = (int64_t)real};
-        else
-            v = (struct jvalue){.kind = J_FLOAT, .u.real = real};
-    } else if (cJSON_IsArray(json)) {
-        v = jvalue_list(in, (uint32_t)cJSON_GetArraySize(json));
-        cJSON_ArrayForEach(item, json)
-        {
-            if (n < v.u.list.n)
-                v.u.list.items[n++] = jvalue_of_json(in, item);
-        }
-    } else if (cJSON_IsObject(json)) {
-        v = jvalue_dict(in, false);
-        cJSON_ArrayForEach(item, json)
-        {
-            struct jvalue value = jvalue_of_json(in, item);
-            jdict_put(in, v.u.dict, untrusted(item->string), value);
-        }
-    }
-    in->depth--;
+    /* cJSON keeps no spelling: 2.0 cannot be told from 2 */
+    if (real == floor(real) && fabs(real) < 9.2e18)
+        return jvalue_int((int64_t)real);
+    return jvalue_real(real);
+}
+
+static struct jvalue of_array(struct jinterp *in, const cJSON *json)
+{
+    struct jvalue *items;
+    struct jvalue v = jvalue_list(in, JL_LIST, (uint32_t)cJSON_GetArraySize(json), &items);
+    const cJSON *item = json->child;
+    for (uint32_t i = 0; i < v.u.list->n; i++, item = item->next)
+        items[i] = jvalue_of_json(in, item);
     return v;
 }
 
-/* ---- printing ---- */
-
-/* As Python writes a float: the shortest text that reads back, with a point or exponent. */
-static void print_real(char *out, size_t bytes, double real)
+static struct jvalue of_object(struct jinterp *in, const cJSON *json)
 {
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(out, bytes, "%.*g", digits, real);
-        if (strtod(out, NULL) == real)
-            break;
+    struct jvalue v = jvalue_dict(in, false);
+    for (const cJSON *item = json->child; item != NULL; item = item->next) {
+        struct jvalue key = untrusted(item->string), value = jvalue_of_json(in, item);
+        jdict_put(in, v.u.dict, &key, &value);
     }
-    if (strpbrk(out, ".en") == NULL)
-        strncat(out, ".0", bytes - strlen(out) - 1);
+    return v;
 }
 
-struct writer {
-    struct buf text;
-    bool all_trusted;
-};
-
-static void write_json(struct jinterp *in, const struct jvalue *v, int indent, int level,
-                       struct writer *w);
-
-static void write_break(struct writer *w, int indent, int level)
+struct jvalue jvalue_of_json(struct jinterp *in, const cJSON *json)
 {
-    if (indent < 0)
-        return;
-    buf_append(&w->text, "\n", 1);
-    for (int i = 0; i < indent * level; i++)
-        buf_append(&w->text, " ", 1);
-}
-
-/* json.dumps with ensure_ascii off: only what must be escaped is. */
-static void write_string(const struct jstr *s, struct writer *w)
-{
-    buf_append(&w->text, "\"", 1);
-    for (uint32_t i = 0; i < s->bytes; i++) {
-        unsigned char c = (unsigned char)s->data[i];
-        if (c == '"' || c == '\\')
-            buf_printf(&w->text, "\\%c", c);
-        else if (c == '\n')
-            buf_append_str(&w->text, "\\n");
-        else if (c == '\t')
-            buf_append_str(&w->text, "\\t");
-        else if (c == '\r')
-            buf_append_str(&w->text, "\\r");
-        else if (c == '\b')
-            buf_append_str(&w->text, "\\b");
-        else if (c == '\f')
-            buf_append_str(&w->text, "\\f");
-        else if (c < 0x20)
-            buf_printf(&w->text, "\\u%04x", c);
-        else
-            buf_append(&w->text, &c, 1);
-        w->all_trusted &= s->mask != NULL ? s->mask[i] : s->trusted;
+    struct jvalue v = jvalue_none();
+    if (++in->n_calls > JINJA_DEPTH_MAX)
+        jerror_set(&in->err, ST_TOO_LARGE, 0, "input is nested too deeply");
+    if (in->err.st == ST_OK && json != NULL) {
+        if (cJSON_IsString(json))
+            v = untrusted(json->valuestring);
+        else if (cJSON_IsBool(json))
+            v = jvalue_bool(cJSON_IsTrue(json));
+        else if (cJSON_IsNumber(json))
+            v = of_number(json->valuedouble);
+        else if (cJSON_IsArray(json))
+            v = of_array(in, json);
+        else if (cJSON_IsObject(json))
+            v = of_object(in, json);
     }
-    buf_append(&w->text, "\"", 1);
-}
-
-static void write_items(struct jinterp *in, const struct jvalue *v, int indent, int level,
-                        struct writer *w)
-{
-    bool is_dict = v->kind == J_DICT;
-    uint32_t n = is_dict ? v->u.dict->n : v->u.list.n;
-    buf_append_str(&w->text, is_dict ? "{" : "[");
-    for (uint32_t i = 0; i < n && in->err.st == ST_OK; i++) {
-        if (i > 0)
-            buf_append_str(&w->text, indent < 0 ? ", " : ",");
-        write_break(w, indent, level + 1);
-        if (is_dict) {
-            struct jstr key = jvalue_str(in, &v->u.dict->pairs[i].key);
-            write_string(&key, w);
-            buf_append_str(&w->text, ": ");
-        }
-        write_json(in, is_dict ? &v->u.dict->pairs[i].value : &v->u.list.items[i], indent,
-                   level + 1, w);
-    }
-    if (n > 0)
-        write_break(w, indent, level);
-    buf_append_str(&w->text, is_dict ? "}" : "]");
-}
-
-static void write_json(struct jinterp *in, const struct jvalue *v, int indent, int level,
-                       struct writer *w)
-{
-    char number[64];
-    if (level > (int)JINJA_DEPTH_MAX) {
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "tojson: nested too deeply");
-        return;
-    }
-    switch (v->kind) {
-    case J_NONE:
-        buf_append_str(&w->text, "null");
-        return;
-    case J_BOOL:
-        buf_append_str(&w->text, v->u.boolean ? "true" : "false");
-        return;
-    case J_INT:
-        buf_printf(&w->text, "%" PRId64, v->u.integer);
-        return;
-    case J_FLOAT:
-        print_real(number, sizeof(number), v->u.real);
-        buf_append_str(&w->text, number);
-        return;
-    case J_STRING:
-        write_string(&v->u.str, w);
-        return;
-    case J_LIST:
-    case J_DICT:
-        write_items(in, v, indent, level, w);
-        return;
-    case J_UNDEFINED:
-    case J_FUNCTION:
-        jerror_set(&in->err, ST_INVALID, 0, "tojson: value cannot be written as JSON");
-        return;
-    }
-}
-
-struct jstr jvalue_tojson(struct jinterp *in, const struct jvalue *v, int indent)
-{
-    struct writer w = {.all_trusted = true};
-    struct jstr s = {.data = "", .trusted = true};
-    buf_init(&w.text, JINJA_MEMORY_BYTES_MAX);
-    write_json(in, v, indent, 0, &w);
-    char *copy = arena_dup(&in->arena, w.text.data, w.text.len);
-    if (copy == NULL)
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
-    else
-        s = (struct jstr){.data = copy, .bytes = (uint32_t)w.text.len, .trusted = w.all_trusted};
-    buf_deinit(&w.text);
-    return s;
-}
-
-struct jstr jvalue_str(struct jinterp *in, const struct jvalue *v)
-{
-    char number[64];
-    struct jstr s = {.data = "", .trusted = true};
-    switch (v->kind) {
-    case J_UNDEFINED:
-        return s;
-    case J_STRING:
-        return v->u.str;
-    case J_NONE:
-        return jvalue_text("None").u.str;
-    case J_BOOL:
-        return jvalue_text(v->u.boolean ? "True" : "False").u.str;
-    case J_INT:
-        snprintf(number, sizeof(number), "%" PRId64, v->u.integer);
-        break;
-    case J_FLOAT:
-        print_real(number, sizeof(number), v->u.real);
-        break;
-    case J_LIST:
-    case J_DICT:
-    case J_FUNCTION:
-        jerror_set(&in->err, ST_UNSUPPORTED, 0, "a list or mapping cannot be printed; use tojson");
-        return s;
-    }
-    s.bytes = (uint32_t)strlen(number);
-    s.data = arena_dup(&in->arena, number, s.bytes);
-    s.trusted = false; /* digits need no trust, and may come from a request */
-    if (s.data == NULL) {
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
-        s = (struct jstr){.data = ""};
-    }
-    return s;
+    v.tainted = true;
+    in->n_calls--;
+    return v;
 }

@@ -1,3 +1,6 @@
+/* Chat templates from a model directory, and one rendering: the request's data becomes values, the
+ * tree runs, the trust of every byte becomes runs of segments. Compiled templates are immutable;
+ * any thread. */
 #include "text/template.h"
 
 #include "base/json.h"
@@ -21,12 +24,12 @@ enum status chat_template_compile(const char *source, size_t bytes, struct chat_
                                   char *err, size_t err_bytes)
 {
     struct jerror error = {err, err_bytes, ST_OK};
+    if (err_bytes > 0)
+        err[0] = '\0';
     struct chat_template *tpl = calloc(1, sizeof(*tpl));
     uint8_t digest[32];
     if (tpl == NULL)
         return ST_NO_MEMORY;
-    if (err_bytes > 0)
-        err[0] = '\0';
     arena_init(&tpl->arena, JINJA_MEMORY_BYTES_MAX);
     tpl->root = jinja_parse(source, bytes, &tpl->arena, &error);
     if (error.st != ST_OK) {
@@ -158,31 +161,32 @@ void chat_template_hash(const struct chat_template *tpl, struct hash128 *out)
     *out = tpl->hash;
 }
 
-static void define(struct jinterp *in, const char *name, struct jvalue value)
+static void define(struct jinterp *in, struct jdict *names, const char *name, struct jvalue value)
 {
-    struct jscope *s = arena_calloc(&in->arena, 1, sizeof(*s));
-    if (s == NULL) {
-        jerror_set(&in->err, ST_TOO_LARGE, 0, "template needs too much memory");
-        return;
-    }
-    *s = (struct jscope){.name = name, .value = value, .below = in->scope};
-    in->scope = s;
+    struct jvalue key = jvalue_text(name);
+    jdict_put(in, names, &key, &value);
 }
 
-static void define_inputs(struct jinterp *in, const struct chat_inputs *inputs)
+static struct jvalue trusted_token(const char *text)
 {
-    const cJSON *item;
-    cJSON_ArrayForEach(item, inputs->kwargs)
-    {
-        define(in, item->string, jvalue_of_json(in, item));
-    }
-    define(in, "messages", jvalue_of_json(in, inputs->messages));
-    if (inputs->tools != NULL)
-        define(in, "tools", jvalue_of_json(in, inputs->tools));
-    define(in, "add_generation_prompt",
-           (struct jvalue){.kind = J_BOOL, .u.boolean = inputs->add_generation_prompt != 0});
-    define(in, "bos_token", jvalue_text(inputs->bos_token != NULL ? inputs->bos_token : ""));
-    define(in, "eos_token", jvalue_text(inputs->eos_token != NULL ? inputs->eos_token : ""));
+    return jvalue_text(text != NULL ? text : "");
+}
+
+/* The request's own names come first, so that they cannot replace the others. */
+static struct jdict *define_inputs(struct jinterp *in, const struct chat_inputs *inputs)
+{
+    struct jdict *names = jvalue_dict(in, false).u.dict;
+    const cJSON *item = inputs->kwargs != NULL ? inputs->kwargs->child : NULL;
+    for (; item != NULL && in->err.st == ST_OK; item = item->next)
+        define(in, names, item->string, jvalue_of_json(in, item));
+    if (json_get(inputs->kwargs, "documents") == NULL)
+        define(in, names, "documents", jvalue_none());
+    define(in, names, "messages", jvalue_of_json(in, inputs->messages));
+    define(in, names, "tools", jvalue_of_json(in, inputs->tools)); /* none when there are none */
+    define(in, names, "add_generation_prompt", jvalue_bool(inputs->add_generation_prompt != 0));
+    define(in, names, "bos_token", trusted_token(inputs->bos_token));
+    define(in, names, "eos_token", trusted_token(inputs->eos_token));
+    return names;
 }
 
 /* The trust of each byte, as runs. */
@@ -216,9 +220,11 @@ enum status chat_template_render(const struct chat_template *tpl, const struct c
         err[0] = '\0';
     out->segments = NULL;
     out->n_segments = 0;
-    arena_init(&interp.arena, JINJA_MEMORY_BYTES_MAX);
+    /* the caller bounds the text by the size of the request, which values need room for, too */
+    size_t more = out->text.max < JINJA_MEMORY_BYTES_MAX * 8 ? out->text.max : 0;
+    arena_init(&interp.arena, JINJA_MEMORY_BYTES_MAX + more);
     buf_init(&trust, out->text.max);
-    define_inputs(&interp, in);
+    jinja_begin(&interp, define_inputs(&interp, in));
     if (interp.err.st == ST_OK)
         jinja_run(&interp, tpl->root);
     enum status st = interp.err.st;

@@ -1,6 +1,7 @@
-/* Chat templates: a sandboxed subset of Jinja, compiled once, rendered per request with bounds on
- * steps, depth and output. Templates come from the model directory only, never from a request.
- * A compiled template is immutable: any thread may render it. */
+/* Chat templates: the part of Jinja that model authors use, in a sandbox (jinja.h), compiled once,
+ * rendered per request with bounds on steps, depth, memory and output. Templates come from the
+ * model directory only, never from a request. A compiled template is immutable: any thread may
+ * render it. */
 #ifndef TEXT_TEMPLATE_H
 #define TEXT_TEMPLATE_H
 
@@ -29,11 +30,12 @@ struct chat_render {
 
 struct chat_inputs {
     const cJSON *messages; /* array of objects, passed to the template as they are */
-    const cJSON *tools;    /* array or NULL */
-    const cJSON *kwargs;   /* object of further variables (chat_template_kwargs) or NULL */
+    const cJSON *tools;    /* array, or NULL: none in the template */
+    const cJSON *kwargs; /* object of further variables (chat_template_kwargs) or NULL; they cannot
+                            replace those of the other members */
     int add_generation_prompt;
     const char *bos_token, *eos_token; /* "" when the tokenizer has none */
-    int64_t now_unix_s;                /* for strftime_now */
+    int64_t now_unix_s;                /* for strftime_now, which answers in UTC */
 };
 
 /* Compiles. ST_PARSE or ST_UNSUPPORTED with line and what in err. */
