@@ -115,7 +115,8 @@ static bool hash_plan_fits(const struct hash_runner *hr, const struct step_plan 
     for (uint32_t i = 0; i < plan->n_items; i++) {
         const struct step_item *item = &plan->items[i];
         uint64_t end = (uint64_t)item->position + item->n_tokens;
-        if (item->n_tokens == 0 || end > (uint64_t)item->n_blocks * r->geometry.block_tokens)
+        if (item->n_tokens == 0 || item->n_banned > STEP_BANNED_MAX ||
+            end > (uint64_t)item->n_blocks * r->geometry.block_tokens)
             return false;
         for (uint32_t b = 0; b < item->n_blocks; b++)
             if (item->blocks[b] >= r->block_count)

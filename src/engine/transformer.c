@@ -49,7 +49,7 @@ static bool plan_fits(const struct transformer *t, const struct step_plan *plan)
         const struct step_item *item = &plan->items[i];
         uint64_t end = (uint64_t)item->position + item->n_tokens;
         if (item->n_tokens == 0 || item->n_blocks > t->table_stride ||
-            item->n_tokens > plan->n_tokens - n_tokens ||
+            item->n_tokens > plan->n_tokens - n_tokens || item->n_banned > STEP_BANNED_MAX ||
             end > (uint64_t)item->n_blocks * r->geometry.block_tokens)
             return false;
         for (uint32_t b = 0; b < item->n_blocks; b++)
@@ -378,26 +378,34 @@ static enum ops_dtype dtype_choose(const struct runner_opts *opts, const struct 
     return d->dtype == MODEL_DTYPE_BF16 || d->dtype == MODEL_DTYPE_F16 ? OPS_BF16 : OPS_F32;
 }
 
-/* Identity of all that decides a token: mathematics, weights, number format. */
-static void info_fill(struct transformer *t, const struct runner_opts *opts,
-                      const uint8_t weights_id[32])
+/* First half of the SHA-256 of tokenizer.json, zero without one. A file that is there but cannot be
+ * read is an error: a zero hash would pass for any tokenizer. */
+static enum status tokenizer_identify(const char *dir, struct hash128 *out, struct text_error err)
 {
     char path[FILE_PATH_BYTES], *text = NULL;
-    size_t bytes;
+    size_t bytes = 0;
+    uint8_t digest[32];
+    enum status st = file_path_join(dir, "tokenizer.json", path, err);
+    if (st == ST_OK)
+        st = file_read(path, TOKENIZER_BYTES_MAX, &text, &bytes, err);
+    if (st != ST_OK)
+        return st == ST_NOT_FOUND ? ST_OK : st;
+    hash_sha256(text, bytes, digest);
+    memcpy(out->bytes, digest, sizeof(out->bytes));
+    free(text);
+    return ST_OK;
+}
+
+/* model_hash: identity of all that decides a token: mathematics, weights, number format. */
+static void info_fill(struct transformer *t, const uint8_t weights_id[32])
+{
     uint8_t parts[65], digest[32];
     struct runner_info *info = &t->base.info;
-    const struct text_error quiet = {NULL, 0};
     model_desc_hash(&t->desc, parts);
     memcpy(parts + 32, weights_id, 32);
     parts[64] = (uint8_t)t->weights.dtype;
     hash_sha256(parts, sizeof(parts), digest);
-    memcpy(info->model_hash.bytes, digest, 16);
-    if (file_path_join(opts->model_path, "tokenizer.json", path, quiet) == ST_OK &&
-        file_read(path, TOKENIZER_BYTES_MAX, &text, &bytes, quiet) == ST_OK) {
-        hash_sha256(text, bytes, digest);
-        memcpy(info->tokenizer_hash.bytes, digest, 16);
-        free(text);
-    }
+    memcpy(info->model_hash.bytes, digest, sizeof(info->model_hash.bytes));
     info->vocab_size = t->desc.n_vocab;
     info->n_eos = t->desc.n_eos;
     memcpy(info->eos, t->desc.eos, sizeof(info->eos));
@@ -411,6 +419,10 @@ static enum status sizes_set(struct transformer *t, const struct runner_opts *op
         (opts->block_tokens & (opts->block_tokens - 1)) != 0)
         return text_error_set(err, ST_INVALID, "kv.block_tokens is %u, not 16, 32, 64 or 128",
                               opts->block_tokens);
+    if (opts->max_seqs == 0 || opts->max_batch_tokens == 0)
+        return text_error_set(err, ST_INVALID,
+                              "a step of %u sequences and %u tokens at most can compute nothing",
+                              opts->max_seqs, opts->max_batch_tokens);
     uint32_t context = opts->max_context_tokens > 0 ? opts->max_context_tokens : d->max_positions;
     if (context > d->max_positions)
         return text_error_set(err, ST_INVALID,
@@ -439,7 +451,11 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
                                     struct text_error err)
 {
     uint8_t weights_id[32];
+    if (opts->model_path == NULL || opts->model_path[0] == '\0')
+        return text_error_set(err, ST_INVALID, "model.path is not set");
     enum status st = model_desc_load(opts->model_path, &t->desc, err);
+    if (st == ST_OK)
+        st = tokenizer_identify(opts->model_path, &t->base.info.tokenizer_hash, err);
     if (st != ST_OK)
         return st;
     struct device_opts dopts = {.n_threads = opts->n_threads,
@@ -463,7 +479,7 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
     st = model_load(t->dev, &t->desc, &lopts, &t->weights, weights_id, err);
     if (st != ST_OK)
         return st;
-    info_fill(t, opts, weights_id);
+    info_fill(t, weights_id);
     st = scratch_make(t);
     return st == ST_OK
                ? ST_OK

@@ -106,16 +106,12 @@ static void scale_yarn(struct desc_reader *r, const cJSON *scaling, struct model
         desc->max_positions = (uint32_t)fmin(reach, (double)(1u << 24));
 }
 
-/* Older files say rope_theta and rope_scaling {type or rope_type}, newer ones rope_parameters
- * {rope_type, rope_theta}. */
-static const cJSON *find_scaling(struct desc_reader *r, const cJSON *config)
+/* NULL: absent or null. */
+static const cJSON *find_object(struct desc_reader *r, const cJSON *config, const char *name)
 {
-    const cJSON *parameters = json_get(config, "rope_parameters");
-    const cJSON *scaling = json_get(config, "rope_scaling");
-    const cJSON *found = parameters != NULL ? parameters : scaling;
+    const cJSON *found = json_get(config, name);
     if (found != NULL && !cJSON_IsObject(found)) {
-        desc_fail(r, ST_INVALID, "field \"%s\" must be an object",
-                  parameters != NULL ? "rope_parameters" : "rope_scaling");
+        desc_fail(r, ST_INVALID, "field \"%s\" must be an object", name);
         return NULL;
     }
     return found;
@@ -140,10 +136,10 @@ static enum model_rope read_kind(struct desc_reader *r, const cJSON *scaling)
     return MODEL_ROPE_DEFAULT;
 }
 
-void desc_read_rope(struct desc_reader *r, const cJSON *config, struct model_desc *desc)
+/* Fills the rope fields from one scaling object; NULL: none. */
+static void read_table(struct desc_reader *r, const cJSON *scaling, double theta,
+                       struct model_desc *desc)
 {
-    double theta = desc_read_number(r, config, "rope_theta", 1.0001, 1e15, 10000.0);
-    const cJSON *scaling = find_scaling(r, config);
     if (scaling != NULL) {
         theta = desc_read_number(r, scaling, "rope_theta", 1.0001, 1e15, theta);
         double partial = desc_read_number(r, scaling, "partial_rotary_factor", 0.0, 1.0, 1.0);
@@ -162,4 +158,28 @@ void desc_read_rope(struct desc_reader *r, const cJSON *config, struct model_des
         scale_llama3(r, scaling, desc);
     else if (desc->rope == MODEL_ROPE_YARN)
         scale_yarn(r, scaling, desc);
+}
+
+static bool is_same_table(const struct model_desc *a, const struct model_desc *b)
+{
+    bool is_same = a->rope_attn_scale == b->rope_attn_scale;
+    for (uint32_t i = 0; i < a->head_dim / 2; i++)
+        is_same &= a->inv_freq[i] == b->inv_freq[i];
+    return is_same;
+}
+
+/* Older files say rope_theta and rope_scaling {type or rope_type}, newer ones rope_parameters
+ * {rope_type, rope_theta}. A file may say both, if both give the same table. */
+void desc_read_rope(struct desc_reader *r, const cJSON *config, struct model_desc *desc)
+{
+    const double theta = desc_read_number(r, config, "rope_theta", 1.0001, 1e15, 10000.0);
+    const cJSON *parameters = find_object(r, config, "rope_parameters");
+    const cJSON *scaling = find_object(r, config, "rope_scaling");
+    struct model_desc other = *desc;
+    read_table(r, parameters != NULL ? parameters : scaling, theta, desc);
+    if (parameters == NULL || scaling == NULL)
+        return;
+    read_table(r, scaling, (double)desc->rope_theta, &other);
+    if (r->st == ST_OK && !is_same_table(&other, desc))
+        desc_fail(r, ST_INVALID, "fields \"rope_parameters\" and \"rope_scaling\" disagree");
 }

@@ -4,6 +4,7 @@
 #include "tests/support/runner_kit.h"
 
 #include <math.h>
+#include <sys/stat.h>
 
 enum { VOCAB = 320 };
 
@@ -366,14 +367,15 @@ static void test_transformer_plan_out_of_bounds_is_refused_untouched(void **stat
     open_model(&kit, &llama, LOAD_DTYPE_F32);
     kit_seq_init(&seq, 13, 40, VOCAB, 0);
     struct step_item good = kit_item(&kit, &seq, 40, true);
-    struct step_item bad[6] = {good, good, good, good, good, good};
+    struct step_item bad[7] = {good, good, good, good, good, good, good};
     bad[0].blocks = blocks;
     bad[1].n_blocks = 2;
     bad[2].n_tokens = 0;
     bad[3].position = UINT32_MAX;
     bad[4].tokens = tokens;
     bad[5].n_blocks = UINT32_MAX;
-    for (unsigned i = 0; i < 6; i++) {
+    bad[6].n_banned = STEP_BANNED_MAX + 1;
+    for (unsigned i = 0; i < 7; i++) {
         assert_int_equal(kit_step(&kit, &bad[i], 1, true), ST_INVALID);
         assert_int_equal(kit.result.status, ST_INVALID);
         assert_int_equal(kit.result.n_tokens, 0);
@@ -421,6 +423,15 @@ static void test_transformer_bad_options_are_refused_in_words(void **state)
         if (tokens != 16 && tokens != 32 && tokens != 64 && tokens != 128)
             expect_no_runner(&opts, ST_INVALID, "block_tokens");
     }
+    opts = opts_of(&llama, LOAD_DTYPE_AUTO);
+    opts.max_seqs = 0;
+    expect_no_runner(&opts, ST_INVALID, "0 sequences");
+    opts = opts_of(&llama, LOAD_DTYPE_AUTO);
+    opts.max_batch_tokens = 0;
+    expect_no_runner(&opts, ST_INVALID, "0 tokens");
+    opts = opts_of(&llama, LOAD_DTYPE_AUTO);
+    opts.model_path = NULL;
+    expect_no_runner(&opts, ST_INVALID, "model.path");
     model_dir_make(&dir);
     opts = opts_of(&dir, LOAD_DTYPE_AUTO);
     expect_no_runner(&opts, ST_NOT_FOUND, "config.json");
@@ -454,6 +465,35 @@ static void test_transformer_info_and_geometry_come_from_the_model(void **state)
     assert_false(hash128_equal(&info->model_hash, &runner_info(bf16.runner)->model_hash));
     kit_close(&kit);
     kit_close(&bf16);
+}
+
+static void test_transformer_tokenizer_hash_is_of_the_bytes_of_its_file(void **state)
+{
+    static const char text[] = "{\"any\": \"bytes\"}\n";
+    struct model_dir dir;
+    struct kit kit;
+    uint8_t digest[32];
+    char path[128];
+    const struct hash128 none = {{0}};
+    (void)state;
+    model_dir_make(&dir);
+    tiny_model_write(&dir, CONFIG_LLAMA, NULL, NULL);
+    open_model(&kit, &dir, LOAD_DTYPE_F32);
+    assert_true(hash128_equal(&runner_info(kit.runner)->tokenizer_hash, &none));
+    kit_close(&kit);
+    model_dir_write_text(&dir, "tokenizer.json", text);
+    hash_sha256(text, strlen(text), digest);
+    open_model(&kit, &dir, LOAD_DTYPE_F32);
+    assert_memory_equal(runner_info(kit.runner)->tokenizer_hash.bytes, digest, 16);
+    kit_close(&kit);
+    /* There, but no file: a zero hash would pass for any tokenizer. */
+    snprintf(path, sizeof(path), "%s/tokenizer.json", dir.path);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    struct runner_opts opts = opts_of(&dir, LOAD_DTYPE_F32);
+    expect_no_runner(&opts, ST_IO, "tokenizer.json");
+    assert_int_equal(rmdir(path), 0);
+    model_dir_remove(&dir);
 }
 
 static void test_transformer_dummy_weights_compute_and_follow_their_seed(void **state)
@@ -505,6 +545,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_transformer_empty_plan_is_a_step),
         cmocka_unit_test(test_transformer_bad_options_are_refused_in_words),
         cmocka_unit_test(test_transformer_info_and_geometry_come_from_the_model),
+        cmocka_unit_test(test_transformer_tokenizer_hash_is_of_the_bytes_of_its_file),
         cmocka_unit_test(test_transformer_dummy_weights_compute_and_follow_their_seed),
     };
     if (argc > 1)

@@ -245,6 +245,17 @@ static void test_desc_rope_yarn_scales_attention_too(void **state)
     assert_int_equal(d.max_positions, 2048);
 }
 
+static void test_desc_rope_said_twice_must_agree(void **state)
+{
+    (void)state; /* the base says rope_parameters: default, theta 1e6 */
+    struct model_desc d = parse_with(CONFIG_QWEN3, "rope_scaling", "{\"rope_type\":\"default\"}");
+    near(d.rope_theta, 1000000.0);
+    refuse(CONFIG_QWEN3, "rope_scaling", "{\"rope_type\":\"linear\",\"factor\":4.0}", ST_INVALID);
+    refuse(CONFIG_QWEN3, "rope_scaling", "{\"rope_type\":\"default\",\"rope_theta\":10000.0}",
+           ST_INVALID);
+    refuse(CONFIG_QWEN3, "rope_scaling", "7", ST_INVALID);
+}
+
 static void test_desc_rope_scaling_of_unknown_kind_is_refused(void **state)
 {
     static const char *const bad[] = {
@@ -456,6 +467,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_desc_rope_linear_divides_positions),
         cmocka_unit_test(test_desc_rope_llama3_ramps_between_wavelengths),
         cmocka_unit_test(test_desc_rope_yarn_scales_attention_too),
+        cmocka_unit_test(test_desc_rope_said_twice_must_agree),
         cmocka_unit_test(test_desc_rope_scaling_of_unknown_kind_is_refused),
         cmocka_unit_test(test_desc_fields_that_change_the_mathematics_are_refused),
         cmocka_unit_test(test_desc_neutral_values_of_such_fields_are_fine),

@@ -152,6 +152,83 @@ static void test_load_bf16_rounds_f32_to_nearest(void **state)
     model_dir_remove(&dir);
 }
 
+/* Element i of the file below: any finite f16, subnormal ones too. */
+static uint16_t f16_bits_at(uint64_t tensor, uint64_t i)
+{
+    uint16_t bits = (uint16_t)hash_mix64(hash_combine(tensor, i));
+    return (bits >> 10 & 31) == 31 ? bits & 0x83ff : bits;
+}
+
+static float f16_value_at(uint64_t tensor, uint64_t i)
+{
+    uint16_t bits = f16_bits_at(tensor, i);
+    int exponent = bits >> 10 & 31;
+    float mantissa = (float)((bits & 1023) + (exponent > 0 ? 1024 : 0));
+    return ldexpf(bits >> 15 ? -mantissa : mantissa, (exponent > 0 ? exponent : 1) - 25);
+}
+
+/* Replaces the weights by f16 ones of the same names and shapes, each tensor at an odd address:
+ * the format promises no alignment. `ids`: number of "lm_head.weight", "model.norm.weight". */
+static void rewrite_as_f16(const struct model_dir *dir, uint32_t ids[2])
+{
+    struct safetensors *set = NULL;
+    struct buf header, data, file;
+    buf_init(&header, 1u << 20);
+    buf_init(&data, 64u << 20);
+    buf_init(&file, 128u << 20);
+    assert_int_equal(safetensors_open_dir(dir->path, &set, (struct text_error){NULL, 0}), ST_OK);
+    for (uint32_t i = 0; i < safetensors_count(set); i++) {
+        const struct safetensors_tensor *t = safetensors_at(set, i);
+        uint64_t begin = data.len;
+        for (uint64_t k = 0; k < t->bytes / 4; k++) {
+            uint16_t bits = f16_bits_at(i, k);
+            assert_int_equal(buf_append(&data, &bits, 2), ST_OK);
+        }
+        buf_printf(&header, "%s\"%s\":{\"dtype\":\"F16\",\"shape\":[%u", i > 0 ? "," : "{", t->name,
+                   (unsigned)t->dims[0]);
+        if (t->n_dims == 2)
+            buf_printf(&header, ",%u", (unsigned)t->dims[1]);
+        buf_printf(&header, "],\"data_offsets\":[%zu,%zu]}", (size_t)begin, (size_t)data.len);
+        ids[0] = strcmp(t->name, "lm_head.weight") == 0 ? i : ids[0];
+        ids[1] = strcmp(t->name, "model.norm.weight") == 0 ? i : ids[1];
+    }
+    safetensors_close(set);
+    buf_append_str(&header, header.len % 2 == 0 ? "}" : " }");
+    uint64_t header_bytes = header.len;
+    assert_int_equal(header_bytes % 2, 1);
+    buf_append(&file, &header_bytes, 8);
+    buf_append(&file, header.data, header.len);
+    assert_int_equal(buf_append(&file, data.data, data.len), ST_OK);
+    model_dir_write(dir, "model.safetensors", file.data, file.len);
+    buf_deinit(&header);
+    buf_deinit(&data);
+    buf_deinit(&file);
+}
+
+static void test_load_f16_at_odd_addresses_is_exact_in_f32(void **state)
+{
+    struct model_dir dir;
+    struct model_weights w;
+    uint32_t ids[2] = {0};
+    uint8_t id[32];
+    char err[256] = "";
+    struct device *dev = open_device();
+    (void)state;
+    model_dir_make(&dir);
+    tiny_model_write(&dir, CONFIG_LLAMA, NULL, NULL);
+    rewrite_as_f16(&dir, ids);
+    if (load(&dir, CONFIG_LLAMA, dev, OPS_F32, &w, id, err) != ST_OK)
+        fail_msg("%s", err);
+    for (uint32_t c = 0; c < 64; c++) {
+        assert_true(packed_at(dev, w.head, OPS_F32, 320, 64, 77, c) ==
+                    f16_value_at(ids[0], 77 * 64 + c));
+        assert_true(w.final_norm[c] == f16_value_at(ids[1], c));
+    }
+    model_weights_deinit(&w);
+    device_close(dev);
+    model_dir_remove(&dir);
+}
+
 static void expect_refused(const char *file_config, const char *skip, const char *extra,
                            const char *config, enum status wanted, const char *needle)
 {
@@ -280,6 +357,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_load_every_matrix_lies_where_it_belongs),
         cmocka_unit_test(test_load_bf16_rounds_f32_to_nearest),
+        cmocka_unit_test(test_load_f16_at_odd_addresses_is_exact_in_f32),
         cmocka_unit_test(test_load_missing_tensor_is_named),
         cmocka_unit_test(test_load_other_shape_than_config_is_named),
         cmocka_unit_test(test_load_tensor_that_config_does_not_know_is_named),
