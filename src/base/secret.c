@@ -33,3 +33,11 @@ enum status secret_create(const char *path)
     ssize_t n = write(fd, bytes, sizeof(bytes));
     return close(fd) == 0 && n == (ssize_t)sizeof(bytes) ? ST_OK : ST_IO;
 }
+
+uint64_t secret_u64(void)
+{
+    uint64_t value = 0;
+    while (value == 0 && getrandom(&value, sizeof(value), 0) != sizeof(value))
+        ;
+    return value;
+}

@@ -284,11 +284,6 @@ void conn_flush(struct conn *conn)
         conn->writing.len = 0;
 }
 
-void conn_user_set(struct conn *conn, void *user)
-{
-    conn->user = user;
-}
-
 void conn_adopt(struct conn *conn, const struct conn_handlers *handlers, void *user)
 {
     conn->handlers = handlers;

@@ -40,9 +40,6 @@ void conn_flush(struct conn *conn);
 void conn_close(struct conn *conn);
 /* Process at the other end of a UNIX socket; 0: another host, or not known. */
 uint32_t conn_peer_pid(struct conn *conn);
-/* The caller's pointer given at dial or accept, and a way to change it. */
-void conn_user_set(struct conn *conn, void *user);
-
 /* Accepts on endpoint; on_accept gets each new connection, whose handlers and user it must set with
  * conn_adopt before it returns (else the connection is closed).
  * ST_EXISTS: address in use. ST_INVALID. ST_IO. A stale UNIX socket file is replaced. */

@@ -260,7 +260,7 @@ static void choice_drop(struct router_core *core, uint64_t now, struct rc_choice
         core->n_queued--;
     } else if (c->state == RC_RESERVING || c->state == RC_PREFILLING || c->state == RC_DECODING) {
         rc_cancel_start(core, now, c);
-        rc_attempt_detach(core, now, c);
+        rc_attempt_detach(core, c);
     }
     c->state = RC_DONE;
 }

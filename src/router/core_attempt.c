@@ -44,9 +44,8 @@ static void pending_clear(struct router_core *core, struct rc_choice *c)
 }
 
 /* Frees what the attempt counts for; its legs are not told (rc_cancel_start does that). */
-void rc_attempt_detach(struct router_core *core, uint64_t now, struct rc_choice *c)
+void rc_attempt_detach(struct router_core *core, struct rc_choice *c)
 {
-    (void)now;
     pending_clear(core, c);
     leg_end(core, &c->decode);
     leg_end(core, &c->prefill);
@@ -154,7 +153,7 @@ void rc_attempt_end(struct router_core *core, uint64_t now, struct rc_choice *c,
                     uint32_t culprit)
 {
     rc_cancel_start(core, now, c);
-    rc_attempt_detach(core, now, c);
+    rc_attempt_detach(core, c);
     c->avoid = culprit;
     c->state = RC_DONE; /* until it is queued again */
     if (is_want_of_room(st)) {
@@ -324,7 +323,7 @@ static void on_tokens_entry(struct router_core *core, uint64_t now, uint32_t slo
         return;
     if (!c->writer_done)
         c->writer_done = true; /* it decoded, so the blocks were complete */
-    rc_attempt_detach(core, now, c);
+    rc_attempt_detach(core, c);
     rc_choice_done(core, now, c);
 }
 

@@ -174,7 +174,7 @@ bool rc_workers_pair(const struct router_core *core, uint32_t decode, uint32_t p
 /* core_attempt.c */
 void rc_queue(struct router_core *core, struct rc_choice *c, bool first);
 void rc_dispatch(struct router_core *core, uint64_t now);
-void rc_attempt_detach(struct router_core *core, uint64_t now, struct rc_choice *c);
+void rc_attempt_detach(struct router_core *core, struct rc_choice *c);
 void rc_attempt_end(struct router_core *core, uint64_t now, struct rc_choice *c, enum status st,
                     uint32_t culprit);
 void rc_on_reserved(struct router_core *core, uint64_t now, uint32_t slot,

@@ -229,12 +229,11 @@ static struct api_usage flight_usage(const struct flight *f)
 /* Writes what is in f->out to the stream. False: the flight is gone. */
 static bool flight_stream(struct flight *f)
 {
-    static const struct http_header none[1];
     enum status st = ST_OK;
     if (f->out.len == 0)
         return true;
     if (!f->begun) {
-        st = http_respond_begin(f->http, 200, "text/event-stream", none, 0);
+        st = http_respond_begin(f->http, 200, "text/event-stream", NULL, 0);
         f->begun = true;
     }
     if (st == ST_OK)
@@ -290,15 +289,15 @@ static void flight_tokens(struct flight_prompt *p, const struct router_action *a
     struct flight *f = p->flight;
     uint32_t index = p->index * f->request->n_choices + act->choice;
     struct api_choice_stream *choice = &f->choices[index];
-    struct api_usage usage;
     bool stopped = false;
     p->cached_tokens = act->cached_tokens;
     observe_tokens(f, index, act->n_tokens);
     enum status st = api_choice_push(choice, act->tokens, act->n_tokens,
                                      (enum wire_finish)act->finish, &stopped);
-    usage = flight_usage(f);
-    if (st == ST_OK && f->request->stream)
+    if (st == ST_OK && f->request->stream) {
+        struct api_usage usage = flight_usage(f);
         st = api_response_chunk(&f->response, choice, &usage, &f->out);
+    }
     if (st != ST_OK) {
         flight_fail(f, st);
         return;

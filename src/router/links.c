@@ -209,7 +209,7 @@ static void links_lookup(struct router *r)
             link->endpoint[0] = '\0';
         link->listed = !link->from_dns;
     }
-    for (uint32_t i = 0; i < r->config->cluster.endpoints.count && i < 8; i++) {
+    for (uint32_t i = 0; i < r->config->cluster.endpoints.count && i < LOOKUPS_MAX; i++) {
         char host[CONN_ENDPOINT_BYTES];
         const char *endpoint = r->config->cluster.endpoints.items[i];
         const char *colon = strrchr(endpoint, ':');
@@ -240,10 +240,9 @@ void links_init(struct router *r)
 
 void links_tick(struct router *r)
 {
-    static uint64_t lookup_at_ns; /* one router a process */
     uint64_t now = time_monotonic_ns();
-    if (r->config->cluster.discovery == CONFIG_DISCOVERY_DNS && now >= lookup_at_ns) {
-        lookup_at_ns = now + r->config->cluster.refresh_ms * NS_PER_MS;
+    if (r->config->cluster.discovery == CONFIG_DISCOVERY_DNS && now >= r->lookup_at_ns) {
+        r->lookup_at_ns = now + r->config->cluster.refresh_ms * NS_PER_MS;
         links_lookup(r);
     }
     for (uint32_t i = 0; i < LINKS_MAX; i++) {

@@ -16,7 +16,8 @@
 
 #include <uv.h>
 
-#define LINKS_MAX ROUTER_WORKERS_MAX
+#define LOOKUPS_MAX 256u /* bound of cluster.endpoints in options.def */
+#define LINKS_MAX   ROUTER_WORKERS_MAX
 
 /* A worker that is dialled, and dialled again. */
 struct link {
@@ -72,8 +73,9 @@ struct router {
     uv_loop_t loop;
     uv_timer_t timer, links_timer, drain_timer;
     uv_signal_t sigterm, sigint;
-    uv_getaddrinfo_t lookups[8];
-    bool lookup_pending[8];
+    uv_getaddrinfo_t lookups[LOOKUPS_MAX]; /* one for each of cluster.endpoints */
+    bool lookup_pending[LOOKUPS_MAX];
+    uint64_t lookup_at_ns;
     struct http_server *http;
     struct router_core *core;
     uint64_t instance;

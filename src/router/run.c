@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #define LINKS_TICK_MS       20u
 #define TOKENIZER_IDS_MAX   (1u << 20)
@@ -222,11 +221,9 @@ static enum status router_open(struct router *r, int listen_fd)
     const struct config *c = r->config;
     list_init(&r->flights);
     handles_open(r);
-    enum status st =
-        getrandom(&r->instance, sizeof(r->instance), 0) == sizeof(r->instance) ? ST_OK : ST_IO;
+    r->instance = secret_u64();
     r->rng.seed = hash_mix64(r->instance);
-    if (st == ST_OK)
-        st = text_open(r);
+    enum status st = text_open(r);
     if (st != ST_OK) {
         r->exit_code = EXIT_CONFIG;
         return st;

@@ -31,8 +31,6 @@ struct transport_opts {
     uint8_t host_id[16];
     struct wire_pool pool; /* geometry of the own pool */
     void *pool_base;       /* pool.block_count * pool.block_bytes bytes; see transport_pool_map */
-    uint64_t peer_dead_ns; /* how long a silent peer may stay silent before it counts as lost */
-    const char *bind_host; /* NULL: the transport's default */
 };
 
 enum transport_event_kind {

@@ -1,6 +1,7 @@
 /* The UCX transport as the loop thread sees it: commands go into a queue, events come out of one.
  */
 #include "base/time.h"
+#include "observe/log.h"
 #include "transport/ucx_int.h"
 
 #include <stdio.h>
@@ -43,17 +44,17 @@ void ucx_event_post(struct ucx *ucx, const struct transport_event *event)
         memcpy(e + 1, event->data, bytes);
     pthread_mutex_lock(&ucx->mutex);
     bool drop = bytes > 0 && ucx->n_events >= UCX_EVENTS_MAX;
-    if (drop) {
-        ucx->n_dropped++;
-    } else {
+    if (!drop) {
         list_add_tail(&ucx->events, &e->node);
         ucx->n_events++;
     }
     pthread_mutex_unlock(&ucx->mutex);
-    if (drop)
-        free(e);
-    else
+    if (!drop) {
         eventfd_write(ucx->event_fd, 1);
+        return;
+    }
+    log_warn("record from peer dropped, too many wait", LOG_U64("peer", event->peer));
+    free(e);
 }
 
 static enum status command_post(struct ucx *ucx, struct ucx_command *cmd)

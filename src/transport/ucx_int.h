@@ -78,7 +78,7 @@ struct ucx {
     bool thread_started;
     pthread_mutex_t mutex;
     struct list commands, events;
-    uint32_t n_commands, n_events, n_dropped, n_pushes;
+    uint32_t n_commands, n_events, n_pushes;
     bool stop;
     int command_fd, event_fd;
     /* Loop thread. */

@@ -11,19 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #define STATS_INTERVAL_NS (500 * NS_PER_MS)
-#define PEER_DEAD_NS      (5 * NS_PER_S)
-
-static uint64_t random_u64(void)
-{
-    uint64_t value = 0;
-    while (value == 0 && getrandom(&value, sizeof(value), 0) != sizeof(value))
-        ;
-    return value;
-}
 
 static uint32_t wire_role_of(enum config_role role)
 {
@@ -74,7 +64,7 @@ static enum status worker_pool_open(struct worker *w)
     }
     w->hello.pool = (struct wire_pool){.pool = 0,
                                        .block_count = (uint32_t)n,
-                                       .epoch = random_u64(),
+                                       .epoch = secret_u64(),
                                        .layout_hash = g->layout_hash,
                                        .block_tokens = g->block_tokens,
                                        .layer_count = g->layer_count,
@@ -94,10 +84,8 @@ static enum status worker_transport_open(struct worker *w)
                                       c->kv_transfer.require.items, c->kv_transfer.require.count,
                                       &w->transport_ops, why, sizeof(why));
     if (st == ST_OK) {
-        struct transport_opts opts = {.instance = w->hello.instance,
-                                      .pool = w->hello.pool,
-                                      .pool_base = w->pool_base,
-                                      .peer_dead_ns = PEER_DEAD_NS};
+        struct transport_opts opts = {
+            .instance = w->hello.instance, .pool = w->hello.pool, .pool_base = w->pool_base};
         memcpy(opts.host_id, w->hello.host_id, sizeof(opts.host_id));
         st = w->transport_ops->open(&opts, &w->transport);
     }
@@ -251,7 +239,7 @@ static enum status worker_open(struct worker *w, const char *listen)
     w->hello.version_max = WIRE_VERSION_MAX;
     w->hello.role = wire_role_of(w->process->worker->role);
     w->hello.pid = (uint32_t)getpid();
-    w->hello.instance = random_u64();
+    w->hello.instance = secret_u64();
     transport_host_id(w->hello.host_id);
     snprintf(w->hello.name, sizeof(w->hello.name), "%s", w->process->name);
     enum status st = conn_listen(&w->loop, listen, on_worker_accept, w, &w->listener);
