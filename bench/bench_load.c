@@ -144,6 +144,17 @@ static bool body_write(struct load *load, struct load_request *r)
     return buf_append_str(&r->body, "]}") == ST_OK;
 }
 
+/* Half of the broken-off requests end at a moment before their first token, as far as the TTFT so
+ * far tells, and the others after some of their tokens. */
+static void cancel_draw(struct load *load, struct load_request *r)
+{
+    r->cancel_tokens = 1;
+    if (rng_unit(&load->rng) < 0.5)
+        r->cancel_after_s = 1e-9 + rng_unit(&load->rng) * load->ttft_s;
+    else if (r->osl > 1)
+        r->cancel_tokens = 1 + rng_below(&load->rng, r->osl - 1);
+}
+
 static void request_start(struct load *load, struct load_request *r)
 {
     struct load_request keep = *r;
@@ -160,7 +171,7 @@ static void request_start(struct load *load, struct load_request *r)
     r->seed = rng_u64(&load->rng) >> 12; /* fits a JSON number of any reader */
     prompt_draw(load, r);
     if (rng_unit(&load->rng) < load->o.cancel)
-        r->cancel_after_s = 0.0005 + rng_unit(&load->rng) * 0.3;
+        cancel_draw(load, r);
     if (!body_write(load, r))
         exit(2);
     curl_easy_setopt(r->easy, CURLOPT_POSTFIELDS, (const char *)r->body.data);
@@ -226,11 +237,15 @@ static bool slots_make(struct load *load)
     load->n_slots = load->o.rate > 0 ? OPEN_LOOP_SLOTS : load->o.concurrency;
     load->slots = calloc(load->n_slots, sizeof(*load->slots));
     load->shared = calloc(load->o.isl, sizeof(uint32_t));
+    if (load->slots == NULL)
+        load->n_slots = 0;
     if (load->slots == NULL || load->shared == NULL)
         return false;
     for (uint32_t i = 0; i < load->o.isl; i++)
         load->shared[i] = rng_below(&load->rng, load->o.vocab_size);
-    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
+    load->headers = curl_slist_append(NULL, "Content-Type: application/json");
+    if (load->headers == NULL)
+        return false;
     for (uint32_t i = 0; i < load->n_slots; i++) {
         struct load_request *r = &load->slots[i];
         r->load = load;
@@ -241,7 +256,7 @@ static bool slots_make(struct load *load)
         if (r->prompt == NULL || r->easy == NULL)
             return false;
         curl_easy_setopt(r->easy, CURLOPT_URL, load->o.url);
-        curl_easy_setopt(r->easy, CURLOPT_HTTPHEADER, headers);
+        curl_easy_setopt(r->easy, CURLOPT_HTTPHEADER, load->headers);
         curl_easy_setopt(r->easy, CURLOPT_WRITEFUNCTION, load_on_data);
         curl_easy_setopt(r->easy, CURLOPT_WRITEDATA, r);
         curl_easy_setopt(r->easy, CURLOPT_PRIVATE, r);
@@ -250,6 +265,28 @@ static bool slots_make(struct load *load)
         curl_easy_setopt(r->easy, CURLOPT_NOSIGNAL, 1L);
     }
     return true;
+}
+
+static void load_free(struct load *load)
+{
+    for (uint32_t i = 0; i < load->n_slots; i++) {
+        struct load_request *r = &load->slots[i];
+        curl_easy_cleanup(r->easy);
+        buf_deinit(&r->body);
+        buf_deinit(&r->line);
+        free(r->prompt);
+    }
+    struct load_totals *t = &load->t;
+    free(t->ttft.v);
+    free(t->tpot.v);
+    free(t->itl.v);
+    free(t->e2e.v);
+    free(load->slots);
+    free(load->shared);
+    curl_slist_free_all(load->headers);
+    curl_multi_cleanup(load->multi);
+    curl_global_cleanup();
+    free(load);
 }
 
 /* ---- the loop ---- */
@@ -337,24 +374,32 @@ int bench_load(int argc, char **argv)
                                     .hash_layers = 4,
                                     .seed = 1,
                                     .timeout_s = 120};
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage_text, stdout);
+        free(load);
+        return 0;
+    }
     if (!parse_options(argc, argv, &load->o)) {
         fputs(usage_text, stderr);
+        free(load);
         return 2;
     }
     load->rng.seed = load->o.seed;
     curl_global_init(CURL_GLOBAL_DEFAULT);
     load->multi = curl_multi_init();
-    if (load->multi == NULL || !slots_make(load))
-        return 2;
-    curl_multi_setopt(load->multi, CURLMOPT_MAXCONNECTS, (long)load->n_slots);
-    load_run(load, load->o.warmup, 0);
-    load->measuring = true;
-    load_run(load, load->o.duration_s > 0 ? UINT32_MAX : load->o.requests, load->o.duration_s);
-    load_report(load);
-    const struct load_totals *t = &load->t;
-    return t->wrong + t->http_errors + t->stream_errors + t->transport_errors + t->timeouts +
-                       t->short_streams ==
-                   0
-               ? 0
-               : 1;
+    int exit_code = 2;
+    if (load->multi != NULL && slots_make(load)) {
+        curl_multi_setopt(load->multi, CURLMOPT_MAXCONNECTS, (long)load->n_slots);
+        load_run(load, load->o.warmup, 0);
+        load->measuring = true;
+        load_run(load, load->o.duration_s > 0 ? UINT32_MAX : load->o.requests, load->o.duration_s);
+        load_report(load);
+        const struct load_totals *t = &load->t;
+        bool ok = t->wrong + t->http_errors + t->stream_errors + t->transport_errors + t->timeouts +
+                      t->short_streams ==
+                  0;
+        exit_code = ok ? 0 : 1;
+    }
+    load_free(load);
+    return exit_code;
 }

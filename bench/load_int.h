@@ -53,7 +53,8 @@ struct load_request {
     uint32_t isl, osl, n_tokens;
     uint64_t seed;
     double start_s, first_s, last_s;
-    double cancel_after_s; /* 0: not */
+    double cancel_after_s;  /* 0: not by time */
+    uint32_t cancel_tokens; /* broken off when so many have come; 0: not */
     bool cancelled, wrong, done_seen, finish_seen, error_seen;
     uint32_t *prompt; /* [isl] */
     struct buf body;  /* sent */
@@ -68,6 +69,8 @@ struct load {
     struct load_request *slots;
     uint32_t n_slots, n_busy;
     CURLM *multi;
+    struct curl_slist *headers;
+    double ttft_s; /* of late, a moving mean */
     struct rng rng;
     uint32_t *shared; /* the common prefix */
     bool measuring;

@@ -37,9 +37,11 @@ static void on_tokens(struct load_request *r, const char *list)
     }
     if (r->n_tokens == before)
         return;
-    if (before == 0)
+    if (before == 0) {
         r->first_s = now;
-    else if (r->measured)
+        r->load->ttft_s += 0.05 * (now - r->start_s - r->load->ttft_s);
+    }
+    if (before > 0 && r->measured)
         samples_add(&r->load->t.itl, (now - r->last_s) * 1e3);
     r->last_s = now;
 }
@@ -80,6 +82,9 @@ size_t load_on_data(char *data, size_t size, size_t n, void *user)
         const char *line = (const char *)r->line.data;
         if (strncmp(line, "data: ", 6) == 0)
             on_event(r, line + 6);
+        r->cancelled = r->cancel_tokens > 0 && r->n_tokens >= r->cancel_tokens;
+        if (r->cancelled)
+            return 0; /* curl closes the connection */
         buf_consume(&r->line, (size_t)(newline - r->line.data) + 1);
         if (r->line.len == 0)
             return size * n;

@@ -1,77 +1,20 @@
 """Workers die under load. Every token that a client got must be right, no stream may hang, and the
 daemon must be whole again afterwards. The load generator computes what each answer must be."""
 
-import contextlib
 import json
 import os
 import random
 import re
 import signal
-import subprocess
 import time
 
-import pytest
-
-from conftest import BENCH, HASH, running, wait_until
+from conftest import HASH, running, wait_until
+from load import STREAM_TIMEOUT_S, kill_one, load_of
 
 DURATION_S = float(os.environ.get("DYND_CHAOS_S", "12"))
 KILL_EVERY_S = 2
-STREAM_TIMEOUT_S = 30
 FAST_RESTART = ["supervisor.restart_backoff_max_ms=200", "supervisor.restart_budget=1000"]
 SLOW_STEPS = ["hash.step_delay_us=2000", "hash.prefill_delay_us_per_token=20"]
-TOTALS = re.compile(
-    r"requests (\d+) +done (\d+) +cancelled (\d+) +errors (\d+) \(http (\d+), stream (\d+), "
-    r"short (\d+), transport (\d+), timeout (\d+)\) +wrong (\d+)")
-
-
-class Load:
-    """dynd-bench load in the background."""
-
-    def __init__(self, daemon, *args):
-        command = [BENCH, "load", "--url", f"{daemon.url}/v1/completions", "--model", "hash",
-                   "--check-hash", "1", "--hash-layers", "4", "--vocab-size", "32000",
-                   "--timeout", str(STREAM_TIMEOUT_S), "--uniform", "1", "--quiet", "1", *args]
-        # The generator leaves its memory to the system; it is not what is tested.
-        sanitizer = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        text=True, env={**os.environ, "ASAN_OPTIONS": sanitizer})
-
-    def finish(self, timeout_s):
-        """Counts by name; fails the test when the load does not end in time."""
-        try:
-            output, _ = self.process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            pytest.fail("the load did not end: a stream hangs")
-        print(output)
-        found = TOTALS.search(output)
-        assert found, output
-        names = ("requests", "done", "cancelled", "errors", "http", "stream", "short", "transport",
-                 "timeout", "wrong")
-        return dict(zip(names, map(int, found.groups())))
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-
-@contextlib.contextmanager
-def load_of(daemon, *args):
-    load = Load(daemon, *args)
-    try:
-        yield load
-    finally:
-        load.kill()
-
-
-def kill_one(daemon, role, rng):
-    """SIGKILLs a running worker of that role. False when none is up."""
-    pids = [w["pid"] for w in daemon.workers() if w["role"] == role]
-    if not pids:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(rng.choice(pids), signal.SIGKILL)
-    return True
 
 
 def is_running(pid):

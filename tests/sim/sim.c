@@ -88,6 +88,26 @@ static uint32_t sim_ppm(struct sim *sim, uint32_t max, uint32_t off_percent)
     return rng_below(&sim->rng, 100) < off_percent ? 0 : rng_below(&sim->rng, max + 1);
 }
 
+/* Retries that borrow the very block of an earlier attempt, whose completion is still on its way:
+ * the generation alone tells the two apart. */
+static void sim_options_retry(struct sim *sim)
+{
+    struct sim_options *o = &sim->opts;
+    o->n_decode = 1;
+    o->n_prefill += o->n_prefill == 0;
+    o->n_unified = 0;
+    o->prompt_max = 1 + rng_below(&sim->rng, SIM_BLOCK_TOKENS - 1);
+    o->token_ns = 40 * NS_PER_US << 6;
+    o->arrival_ns = 400 * NS_PER_MS;
+    o->output_max = 1 + rng_below(&sim->rng, 8);
+    o->write_max_ns = 60 * NS_PER_MS;
+    o->prefilled_loss_ppm = o->late_record_ppm = 800000;
+    o->timeout_ns = sim_between(sim, 50 * NS_PER_MS, 200 * NS_PER_MS);
+    o->late_record_ns = 3 * o->timeout_ns;
+    o->loss_ppm = o->repeat_ppm = o->reorder_ppm = o->push_fail_ppm = 0;
+    o->crash_ppm = o->pause_ppm = o->disconnect_ppm = 0;
+}
+
 static void sim_options_draw(struct sim *sim)
 {
     struct sim_options *o = &sim->opts;
@@ -121,6 +141,9 @@ static void sim_options_draw(struct sim *sim)
     o->write_max_ns = sim_between(sim, 50 * NS_PER_US, 30 * NS_PER_MS);
     o->push_fail_ppm = sim_ppm(sim, 50000, 50);
     o->late_record_ppm = sim_ppm(sim, 300000, 60);
+    o->late_record_ns = (10 * NS_PER_MS) << rng_below(&sim->rng, 9);
+    o->timeout_ns =
+        rng_below(&sim->rng, 2) ? 2 * NS_PER_S : sim_between(sim, 50 * NS_PER_MS, NS_PER_S);
     o->prefilled_loss_ppm = sim_ppm(sim, 600000, 60);
     o->crash_ppm = sim_ppm(sim, 30000, 40);
     o->pause_ppm = sim_ppm(sim, 80000, 40);
@@ -131,6 +154,8 @@ static void sim_options_draw(struct sim *sim)
     o->stop_ppm = sim_ppm(sim, 20000, 50);
     o->shared_prefix_ppm = sim_ppm(sim, 700000, 30);
     o->remote_hosts = rng_below(&sim->rng, 2);
+    if (rng_below(&sim->rng, 10) == 0)
+        sim_options_retry(sim);
 }
 
 /* ---- clients ---- */
@@ -411,10 +436,10 @@ static enum status sim_router_start(struct sim *sim)
         .prefix_index_max = 4096,
         .worker_inflight_max = rng_below(&sim->rng, 2) * 8,
         .heartbeat_timeout_ns = 1500 * NS_PER_MS,
-        .reserve_timeout_ns = 2 * NS_PER_S,
-        .prefill_timeout_ns = 2 * NS_PER_S,
+        .reserve_timeout_ns = sim->opts.timeout_ns,
+        .prefill_timeout_ns = sim->opts.timeout_ns,
         .prefill_ns_per_token = NS_PER_MS,
-        .decode_timeout_ns = 2 * NS_PER_S,
+        .decode_timeout_ns = sim->opts.timeout_ns,
         .cancel_retry_ns = 50 * NS_PER_MS,
         .seed = sim->seed,
     };

@@ -41,6 +41,9 @@ struct sim_options {
     uint32_t loss_ppm, repeat_ppm, reorder_ppm;
     uint64_t write_max_ns; /* a one-sided write lands within this */
     uint32_t push_fail_ppm, late_record_ppm;
+    uint64_t late_record_ns; /* such a record comes within this */
+    uint64_t timeout_ns; /* of the router, for every leg: short ones retry into what is still under
+                            way */
     uint32_t prefilled_loss_ppm;                   /* of PREFILLED frames, beyond loss_ppm */
     uint32_t crash_ppm, pause_ppm, disconnect_ppm; /* per fault tick */
     uint64_t pause_max_ns;

@@ -186,7 +186,7 @@ static void act_record(struct sim *sim, uint32_t index, const struct worker_acti
         memcpy(e.data, sim->frame.data, sim->frame.len);
         uint64_t longest = i > 0 ? 2 * NS_PER_S
                            : sim_chance(sim, sim->healing ? 0 : sim->opts.late_record_ppm)
-                               ? 4 * NS_PER_S
+                               ? sim->opts.late_record_ns
                                : 3 * NS_PER_MS;
         sim_schedule(sim, sim_between(sim, 10 * NS_PER_US, longest), &e);
     }
