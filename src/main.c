@@ -3,7 +3,7 @@
  *   dynd [--config F] [--set a.b=c ...]    supervisor, router and this node's workers
  *   dynd router | worker | check | status  one part alone */
 #include "base/buf.h"
-#include "base/status.h"
+#include "check.h"
 #include "config/config.h"
 #include "observe/log.h"
 #include "router/run.h"
@@ -31,7 +31,7 @@ static const char usage_text[] =
     "usage: dynd [command] [--config FILE] [--set section.key=value ...]\n\n"
     "commands\n"
     "  (none)   run the router and the workers of this node\n"
-    "  check    validate the configuration and print what would run\n"
+    "  check    validate configuration and model files, print what would run\n"
     "  status   ask a running router for its workers, queues and block use\n"
     "  router   run the router alone; workers come from cluster.endpoints\n"
     "  worker   run one worker alone: --role prefill|decode|unified [--name N] [--listen "

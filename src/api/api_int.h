@@ -10,6 +10,7 @@
 
 #include "api/error.h"
 #include "api/request.h"
+#include "base/json.h"
 #include "text/json_scan.h"
 
 #include <stdbool.h>
@@ -17,8 +18,10 @@
 
 enum {
     API_DEPTH_MAX = 32,
-    API_VALUES_MAX = 1 << 16, /* in messages, and in chat_template_kwargs */
+    API_VALUES_MAX = 1 << 16, /* in messages, in tools, and in chat_template_kwargs */
     API_TOOL_CALLS_MAX = 128,
+    API_TOOLS_MAX = 128,
+    API_TOOL_NAME_BYTES_MAX = 256,
     API_NUMBER_BYTES_MAX = 63,
 };
 
@@ -102,7 +105,14 @@ void api_prompts_deinit(struct api_prompts *prompts);
 /* "prompt" in its four forms. */
 enum status api_prompt_parse(const struct api_context *ctx, struct json_span value, bool add_bos,
                              uint32_t ids_max, struct api_prompts *prompts, struct api_error *err);
-/* "messages", rendered by the chat template. */
+/* Tree of a field that is a list or object, which `open` tells; the caller frees *out. */
+enum status api_tree_parse(enum api_field field, struct json_span value, uint8_t open, cJSON **out,
+                           struct api_error *err);
+/* "tools", checked; NULL when there are none, or when tool_choice "none" hides them from the model.
+ * The caller frees *out_tools. */
+enum status api_tools_parse(const struct api_fields *fields, cJSON **out_tools,
+                            struct api_error *err);
+/* "messages" with "tools", rendered by the chat template. */
 enum status api_chat_parse(const struct api_context *ctx, const struct api_fields *fields,
                            uint32_t ids_max, struct api_prompts *prompts, struct api_error *err);
 /* Before and after the ids of one prompt are appended; `st` is what became of it. */

@@ -195,9 +195,8 @@ static enum status check_messages(cJSON *messages, struct api_error *err)
 
 /* --- rendering --- */
 
-/* A tree of a list or object field. */
-static enum status parse_tree(enum api_field field, struct json_span value, uint8_t open,
-                              cJSON **out, struct api_error *err)
+enum status api_tree_parse(enum api_field field, struct json_span value, uint8_t open, cJSON **out,
+                           struct api_error *err)
 {
     if (value.data[0] != open)
         return api_refuse_type(field, value, err);
@@ -224,19 +223,18 @@ static enum status refuse_render(enum status st, const char *why, struct api_err
 }
 
 static enum status render_encode(const struct api_context *ctx, const struct api_fields *fields,
-                                 const cJSON *messages, const cJSON *kwargs, uint32_t ids_max,
+                                 struct chat_inputs *in, uint32_t ids_max,
                                  struct api_prompts *prompts, struct api_error *err)
 {
     char why[192] = "";
     struct chat_render render = {0};
-    struct chat_inputs in = {.messages = messages,
-                             .kwargs = kwargs,
-                             .add_generation_prompt = fields->add_generation_prompt,
-                             .bos_token = chat_template_bos(ctx->chat_template),
-                             .eos_token = chat_template_eos(ctx->chat_template),
-                             .now_unix_s = (int64_t)time_unix_s()};
-    buf_init(&render.text, 4 * fields->messages.bytes + RENDER_SLACK_BYTES);
-    enum status st = chat_template_render(ctx->chat_template, &in, &render, why, sizeof(why));
+    size_t bytes = fields->messages.bytes + (in->tools != NULL ? fields->tools.bytes : 0);
+    in->add_generation_prompt = fields->add_generation_prompt;
+    in->bos_token = chat_template_bos(ctx->chat_template);
+    in->eos_token = chat_template_eos(ctx->chat_template);
+    in->now_unix_s = (int64_t)time_unix_s();
+    buf_init(&render.text, 4 * bytes + RENDER_SLACK_BYTES);
+    enum status st = chat_template_render(ctx->chat_template, in, &render, why, sizeof(why));
     if (st != ST_OK) {
         st = refuse_render(st, why, err);
     } else {
@@ -254,21 +252,25 @@ static enum status render_encode(const struct api_context *ctx, const struct api
 enum status api_chat_parse(const struct api_context *ctx, const struct api_fields *fields,
                            uint32_t ids_max, struct api_prompts *prompts, struct api_error *err)
 {
-    cJSON *messages = NULL, *kwargs = NULL;
+    cJSON *messages = NULL, *tools = NULL, *kwargs = NULL;
     if (ctx->chat_template == NULL) {
         api_error_set(err, 400, "unsupported_value", "messages",
                       "this model has no chat template; use /v1/completions");
         return ST_UNSUPPORTED;
     }
-    enum status st = parse_tree(API_FIELD_messages, fields->messages, '[', &messages, err);
+    enum status st = api_tree_parse(API_FIELD_messages, fields->messages, '[', &messages, err);
     if (st == ST_OK)
         st = check_messages(messages, err);
-    if (st == ST_OK && fields->has[API_FIELD_chat_template_kwargs])
-        st = parse_tree(API_FIELD_chat_template_kwargs, fields->chat_template_kwargs, '{', &kwargs,
-                        err);
     if (st == ST_OK)
-        st = render_encode(ctx, fields, messages, kwargs, ids_max, prompts, err);
+        st = api_tools_parse(fields, &tools, err);
+    if (st == ST_OK && fields->has[API_FIELD_chat_template_kwargs])
+        st = api_tree_parse(API_FIELD_chat_template_kwargs, fields->chat_template_kwargs, '{',
+                            &kwargs, err);
+    struct chat_inputs in = {.messages = messages, .tools = tools, .kwargs = kwargs};
+    if (st == ST_OK)
+        st = render_encode(ctx, fields, &in, ids_max, prompts, err);
     cJSON_Delete(messages);
+    cJSON_Delete(tools);
     cJSON_Delete(kwargs);
     return st;
 }

@@ -1,5 +1,4 @@
-/* What a client is told when a request is refused: HTTP code and the OpenAI error body
- *   {"error":{"message":"...","type":"invalid_request_error","param":"top_p","code":"..."}}
+/* What a client is told when a request is refused: HTTP code and error body (base/error_body.h).
  * Messages come from fixed texts, names of fields and numbers; never from prompts. Any thread. */
 #ifndef API_ERROR_H
 #define API_ERROR_H
@@ -12,7 +11,6 @@
 struct api_error {
     int http_code;
     const char *code;       /* "invalid_value", "model_not_found", a status label, ...; static */
-    const char *type;       /* follows from http_code; static */
     uint32_t retry_after_s; /* 0: no Retry-After */
     char param[64];         /* field at fault, "messages[3].role"; "" when there is none */
     char message[256];      /* valid UTF-8 */

@@ -134,7 +134,7 @@ static enum status check_response_format(struct json_span value, struct api_erro
     return is_text ? ST_OK : api_refuse_unsupported(API_FIELD_response_format, err);
 }
 
-/* Without tools, "none" and "auto" both mean text. */
+/* "none" and "auto" leave the model free to answer with text. */
 static enum status check_choice_word(enum api_field field, struct json_span value,
                                      struct api_error *err)
 {

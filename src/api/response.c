@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -206,9 +207,9 @@ enum status api_response_init(struct api_response *response, const struct api_re
                                       .include_usage = request->include_usage};
     buf_init(&response->head, SIZE_MAX / 2);
     struct writer w = writer_begin(&response->head);
-    char name[16 + ID_BYTES_MAX + 1] = "";
-    strcpy(name, request->endpoint == API_CHAT ? "chatcmpl-" : "cmpl-");
-    strncat(name, id, ID_BYTES_MAX);
+    char name[16 + ID_BYTES_MAX + 1];
+    snprintf(name, sizeof(name), "%s%.*s", request->endpoint == API_CHAT ? "chatcmpl-" : "cmpl-",
+             ID_BYTES_MAX, id);
     put(&w, "{\"id\":");
     put_string(&w, name, strlen(name));
     put(&w, ",\"object\":\"");

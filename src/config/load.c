@@ -1,8 +1,8 @@
 /* Sources of a configuration, in order of precedence: defaults, file, environment, --set. */
 #include "config/config_int.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include "base/file.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -501,45 +501,20 @@ void config_deinit(struct config *config)
     *config = (struct config){0};
 }
 
-/* At most out_max bytes of the file; -1 with errno. */
-static ssize_t file_read(const char *path, char *out, size_t out_max)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    size_t len = 0;
-    ssize_t n = 1;
-    while (n > 0 && len < out_max) {
-        n = read(fd, out + len, out_max - len);
-        if (n > 0)
-            len += (size_t)n;
-        else if (n < 0 && errno == EINTR)
-            n = 1;
-    }
-    int error = errno;
-    close(fd);
-    errno = error;
-    return n < 0 ? -1 : (ssize_t)len;
-}
-
 enum status config_load(const char *path, const char *const *overrides, uint32_t n_overrides,
                         struct config *out, struct config_error *out_error)
 {
     if (path == NULL)
         return config_load_text("", 0, "", overrides, n_overrides, out, out_error);
-    struct origin at = {.source = path};
+    char *text = NULL;
+    size_t bytes = 0;
     *out = (struct config){0};
-    char *text = malloc(CONFIG_FILE_BYTES_MAX + 1);
-    if (text == NULL) {
-        error_set(out_error, &at, "", "not enough memory");
-        return ST_NO_MEMORY;
-    }
-    enum status st = ST_IO;
-    ssize_t n = file_read(path, text, CONFIG_FILE_BYTES_MAX + 1);
-    if (n < 0)
-        error_set(out_error, &at, "", "cannot be read: %s", strerror(errno));
-    else
-        st = config_load_text(text, (size_t)n, path, overrides, n_overrides, out, out_error);
+    *out_error = (struct config_error){0};
+    struct text_error why = {out_error->message, sizeof(out_error->message)};
+    enum status st = file_read(path, CONFIG_FILE_BYTES_MAX, &text, &bytes, why);
+    if (st != ST_OK)
+        return st == ST_NOT_FOUND ? ST_IO : st;
+    st = config_load_text(text, bytes, path, overrides, n_overrides, out, out_error);
     free(text);
     return st;
 }

@@ -169,8 +169,8 @@ static void hash_destroy(struct runner *r)
     free(hr);
 }
 
-static enum status hash_create(const struct runner_opts *opts, struct runner **out_runner,
-                               char *err, size_t err_bytes)
+static enum status hash_describe(const struct runner_opts *opts, struct runner *r, char *err,
+                                 size_t err_bytes)
 {
     if (opts->hash_layer_count == 0 || opts->hash_layer_count > HASH_LAYERS_MAX ||
         opts->hash_vocab_size == 0) {
@@ -178,20 +178,44 @@ static enum status hash_create(const struct runner_opts *opts, struct runner **o
                  HASH_LAYERS_MAX);
         return ST_INVALID;
     }
+    r->geometry = (struct kv_geometry){.block_tokens = opts->block_tokens,
+                                       .layer_count = opts->hash_layer_count,
+                                       .kv_heads = 1,
+                                       .head_dim = 1,
+                                       .elem_bytes = 8};
+    r->info.vocab_size = opts->hash_vocab_size;
+    r->info.max_context_tokens = opts->max_context_tokens > 0 ? opts->max_context_tokens : 8192;
+    uint64_t id = hash_combine(hash_combine(GEOMETRY_KIND_HASH, opts->hash_layer_count),
+                               opts->hash_vocab_size);
+    memcpy(r->info.model_hash.bytes, &id, sizeof(id));
+    enum status st = kv_geometry_finish(&r->geometry, GEOMETRY_KIND_HASH);
+    if (st != ST_OK)
+        snprintf(err, err_bytes, "hash runner: %s", status_text(st));
+    return st;
+}
+
+static enum status hash_measure(const struct runner_opts *opts, struct runner_size *out_size,
+                                char *err, size_t err_bytes)
+{
+    struct runner r = {0};
+    enum status st = hash_describe(opts, &r, err, err_bytes);
+    if (st == ST_OK)
+        *out_size = (struct runner_size){.geometry = r.geometry,
+                                         .max_context_tokens = r.info.max_context_tokens};
+    return st;
+}
+
+static enum status hash_create(const struct runner_opts *opts, struct runner **out_runner,
+                               char *err, size_t err_bytes)
+{
     struct hash_runner *hr = calloc(1, sizeof(*hr));
     if (hr == NULL)
         return ST_NO_MEMORY;
-    hr->base.geometry = (struct kv_geometry){.block_tokens = opts->block_tokens,
-                                             .layer_count = opts->hash_layer_count,
-                                             .kv_heads = 1,
-                                             .head_dim = 1,
-                                             .elem_bytes = 8};
-    hr->base.info.vocab_size = opts->hash_vocab_size;
-    hr->base.info.max_context_tokens =
-        opts->max_context_tokens > 0 ? opts->max_context_tokens : 8192;
-    uint64_t id = hash_combine(hash_combine(GEOMETRY_KIND_HASH, opts->hash_layer_count),
-                               opts->hash_vocab_size);
-    memcpy(hr->base.info.model_hash.bytes, &id, sizeof(id));
+    enum status st = hash_describe(opts, &hr->base, err, err_bytes);
+    if (st != ST_OK) {
+        free(hr);
+        return st;
+    }
     hr->layer_groups = opts->layer_groups == 0                       ? 1
                        : opts->layer_groups > opts->hash_layer_count ? opts->hash_layer_count
                                                                      : opts->layer_groups;
@@ -201,13 +225,10 @@ static enum status hash_create(const struct runner_opts *opts, struct runner **o
     hr->token_delay_ns = opts->hash_prefill_delay_us_per_token * NS_PER_US;
     hr->item_ids = calloc(opts->max_seqs, sizeof(uint32_t));
     hr->tokens = calloc(opts->max_seqs, sizeof(uint32_t));
-    enum status st = hr->item_ids != NULL && hr->tokens != NULL ? ST_OK : ST_NO_MEMORY;
-    if (st == ST_OK)
-        st = kv_geometry_finish(&hr->base.geometry, GEOMETRY_KIND_HASH);
-    if (st != ST_OK) {
-        snprintf(err, err_bytes, "hash runner: %s", status_text(st));
+    if (hr->item_ids == NULL || hr->tokens == NULL) {
+        snprintf(err, err_bytes, "hash runner: %s", status_text(ST_NO_MEMORY));
         hash_destroy(&hr->base);
-        return st;
+        return ST_NO_MEMORY;
     }
     if (opts->on_progress != NULL)
         opts->on_progress(opts->progress_arg, 1000);
@@ -218,6 +239,7 @@ static enum status hash_create(const struct runner_opts *opts, struct runner **o
 const struct runner_ops runner_hash_ops = {
     .name = "hash",
     .create = hash_create,
+    .measure = hash_measure,
     .destroy = hash_destroy,
     .step = hash_step,
 };

@@ -1,10 +1,22 @@
 #include "engine/runner.h"
 
+static const struct runner_ops *ops_of(const struct runner_opts *opts)
+{
+    return opts->kind == RUNNER_HASH ? &runner_hash_ops : &runner_transformer_ops;
+}
+
+enum status runner_measure(const struct runner_opts *opts, struct runner_size *out_size, char *err,
+                           size_t err_bytes)
+{
+    if (err_bytes > 0)
+        err[0] = '\0';
+    return ops_of(opts)->measure(opts, out_size, err, err_bytes);
+}
+
 enum status runner_create(const struct runner_opts *opts, struct runner **out_runner, char *err,
                           size_t err_bytes)
 {
-    const struct runner_ops *ops =
-        opts->kind == RUNNER_HASH ? &runner_hash_ops : &runner_transformer_ops;
+    const struct runner_ops *ops = ops_of(opts);
     if (err_bytes > 0)
         err[0] = '\0';
     enum status st = ops->create(opts, out_runner, err, err_bytes);

@@ -44,12 +44,23 @@ struct runner_info {
     struct hash128 tokenizer_hash; /* of the bytes of tokenizer.json; zero without one */
 };
 
+/* What runner_create would make. */
+struct runner_size {
+    struct kv_geometry geometry;
+    uint32_t max_context_tokens;
+    uint64_t n_params, weight_bytes; /* 0 for the hash runner */
+};
+
 struct runner;
 
 /* err: a sentence that names the file, field or tensor. ST_NOT_FOUND, ST_PARSE, ST_UNSUPPORTED,
  * ST_INVALID, ST_TRUNCATED, ST_NO_MEMORY. */
 enum status runner_create(const struct runner_opts *opts, struct runner **out_runner, char *err,
                           size_t err_bytes);
+/* Whether runner_create can succeed, as far as configuration and headers of files tell: neither
+ * weights are loaded nor a device is opened. Errors as runner_create. Any thread. */
+enum status runner_measure(const struct runner_opts *opts, struct runner_size *out_size, char *err,
+                           size_t err_bytes);
 void runner_destroy(struct runner *runner); /* NULL is fine */
 const struct kv_geometry *runner_geometry(const struct runner *runner);
 const struct runner_info *runner_info(const struct runner *runner);
@@ -73,6 +84,8 @@ struct runner_ops {
     const char *name; /* "transformer", "hash" */
     enum status (*create)(const struct runner_opts *opts, struct runner **out_runner, char *err,
                           size_t err_bytes);
+    enum status (*measure)(const struct runner_opts *opts, struct runner_size *out_size, char *err,
+                           size_t err_bytes);
     void (*destroy)(struct runner *runner);
     enum status (*step)(struct runner *runner, const struct step_plan *plan,
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,

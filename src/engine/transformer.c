@@ -8,8 +8,8 @@
  * A row's result does not depend on its neighbours: every op keeps that promise on the CPU. */
 #include "engine/runner.h"
 
+#include "base/file.h"
 #include "base/philox.h"
-#include "model/file.h"
 #include "model/load.h"
 
 #include <math.h>
@@ -447,15 +447,32 @@ static enum status sizes_set(struct transformer *t, const struct runner_opts *op
                        : text_error_set(err, st, "a KV block of this shape is %s", status_text(st));
 }
 
-static enum status transformer_open(struct transformer *t, const struct runner_opts *opts,
-                                    struct text_error err)
+/* All that follows from the options and the small files of the model. */
+static enum status transformer_describe(struct transformer *t, const struct runner_opts *opts,
+                                        struct model_load_opts *out_load, struct text_error err)
 {
-    uint8_t weights_id[32];
     if (opts->model_path == NULL || opts->model_path[0] == '\0')
         return text_error_set(err, ST_INVALID, "model.path is not set");
     enum status st = model_desc_load(opts->model_path, &t->desc, err);
     if (st == ST_OK)
         st = tokenizer_identify(opts->model_path, &t->base.info.tokenizer_hash, err);
+    if (st != ST_OK)
+        return st;
+    *out_load = (struct model_load_opts){.dir = opts->model_path,
+                                         .dummy = opts->load_format == LOAD_DUMMY,
+                                         .seed = opts->seed,
+                                         .dtype = dtype_choose(opts, &t->desc),
+                                         .on_progress = opts->on_progress,
+                                         .progress_arg = opts->progress_arg};
+    return sizes_set(t, opts, out_load->dtype, err);
+}
+
+static enum status transformer_open(struct transformer *t, const struct runner_opts *opts,
+                                    struct text_error err)
+{
+    uint8_t weights_id[32];
+    struct model_load_opts lopts;
+    enum status st = transformer_describe(t, opts, &lopts, err);
     if (st != ST_OK)
         return st;
     struct device_opts dopts = {.n_threads = opts->n_threads,
@@ -466,16 +483,6 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
     if (st != ST_OK)
         return text_error_set(err, st, "the CPU device cannot be opened: %s", status_text(st));
     t->dev->ops->bind_thread(t->dev);
-    enum ops_dtype dtype = dtype_choose(opts, &t->desc);
-    st = sizes_set(t, opts, dtype, err);
-    if (st != ST_OK)
-        return st;
-    struct model_load_opts lopts = {.dir = opts->model_path,
-                                    .dummy = opts->load_format == LOAD_DUMMY,
-                                    .seed = opts->seed,
-                                    .dtype = dtype,
-                                    .on_progress = opts->on_progress,
-                                    .progress_arg = opts->progress_arg};
     st = model_load(t->dev, &t->desc, &lopts, &t->weights, weights_id, err);
     if (st != ST_OK)
         return st;
@@ -504,6 +511,28 @@ static enum status transformer_create(const struct runner_opts *opts, struct run
     return ST_OK;
 }
 
+static enum status transformer_measure(const struct runner_opts *opts, struct runner_size *out_size,
+                                       char *err, size_t err_bytes)
+{
+    struct text_error why = {err, err_bytes};
+    struct model_load_opts lopts;
+    uint64_t weight_bytes = 0;
+    struct transformer *t = calloc(1, sizeof(*t));
+    if (t == NULL)
+        return text_error_set(why, ST_NO_MEMORY, "%s", status_text(ST_NO_MEMORY));
+    enum status st = transformer_describe(t, opts, &lopts, why);
+    lopts.on_progress = NULL; /* nothing is loaded */
+    if (st == ST_OK)
+        st = model_load_check(&t->desc, &lopts, &weight_bytes, why);
+    if (st == ST_OK)
+        *out_size = (struct runner_size){.geometry = t->base.geometry,
+                                         .max_context_tokens = t->base.info.max_context_tokens,
+                                         .n_params = model_desc_param_count(&t->desc),
+                                         .weight_bytes = weight_bytes};
+    free(t);
+    return st;
+}
+
 static const float *transformer_logits(const struct runner *r)
 {
     return ((const struct transformer *)r)->logits;
@@ -512,6 +541,7 @@ static const float *transformer_logits(const struct runner *r)
 const struct runner_ops runner_transformer_ops = {
     .name = "transformer",
     .create = transformer_create,
+    .measure = transformer_measure,
     .destroy = transformer_destroy,
     .step = transformer_step,
     .logits = transformer_logits,

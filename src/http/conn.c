@@ -159,13 +159,12 @@ static void conn_linger(struct http_conn *conn)
     }
 }
 
-static void conn_refuse_request(struct http_conn *conn, int code, const char *label,
-                                const char *text)
+static void conn_refuse_request(struct http_conn *conn, int code, const char *text)
 {
     pick_id(conn);
-    log_debug("http request refused", LOG_U64("code", (uint64_t)code), LOG_STR("reason", label),
+    log_debug("http request refused", LOG_U64("code", (uint64_t)code), LOG_STR("reason", text),
               LOG_STR("request_id", conn->id));
-    http_conn_write_error(conn, code, label, text);
+    http_conn_write_error(conn, code, text);
     conn_linger(conn);
 }
 
@@ -204,9 +203,8 @@ void http_conn_request_end(struct http_conn *conn)
     note_memory(conn);
     if (!conn->keep_alive && !conn->is_broken)
         conn_linger(conn);
-    else if (!conn->is_running && conn->server->is_draining)
-        http_conn_later(conn);
-    else if (!conn->is_running && (pending_left(conn) > 0 || !conn->is_reading))
+    else if (!conn->is_running &&
+             (conn->server->is_draining || pending_left(conn) > 0 || !conn->is_reading))
         http_conn_later(conn);
 }
 
@@ -235,11 +233,9 @@ static size_t conn_feed(struct http_conn *conn, const char *data, size_t bytes)
         note_memory(conn);
         const struct http_message *message = http_parse_message(conn->parse);
         if (phase == HTTP_PHASE_ERROR)
-            conn_refuse_request(conn, message->error_code, message->error_label,
-                                message->error_text);
+            conn_refuse_request(conn, message->error_code, message->error_text);
         else if (conn->server->input_bytes > conn->server->options.input_bytes_max)
-            conn_refuse_request(conn, 503, "overloaded",
-                                "The server has no memory for this request now.");
+            conn_refuse_request(conn, 503, "The server has no memory for this request now.");
         else if (phase == HTTP_PHASE_DONE)
             conn_dispatch(conn);
     }
@@ -355,7 +351,7 @@ void http_conn_start(struct http_conn *conn)
 
 void http_conn_refuse(struct http_conn *conn)
 {
-    conn_refuse_request(conn, 503, "overloaded", "The server has too many connections.");
+    conn_refuse_request(conn, 503, "The server has too many connections.");
 }
 
 /* The kernel knows of a FIN or reset that we do not read up to. */
@@ -397,14 +393,12 @@ static void sweep_open(struct http_conn *conn, uint64_t age_ms)
         break;
     case HTTP_PHASE_HEAD:
         if (age_ms >= o->head_timeout_ms)
-            conn_refuse_request(conn, 408, "request_timeout",
-                                "The request header fields did not arrive in time.");
+            conn_refuse_request(conn, 408, "The request header fields did not arrive in time.");
         break;
     case HTTP_PHASE_BODY:
         if (age_ms >= o->body_timeout_ms +
                           http_parse_body_bytes(conn->parse) * 1000 / o->body_bytes_per_s_min)
-            conn_refuse_request(conn, 408, "request_timeout",
-                                "The request body did not arrive in time.");
+            conn_refuse_request(conn, 408, "The request body did not arrive in time.");
         break;
     case HTTP_PHASE_DONE:
     case HTTP_PHASE_ERROR:

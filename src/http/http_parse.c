@@ -50,12 +50,11 @@ struct http_parse {
     char trailer_name[TRAILER_NAME_BYTES];
 };
 
-static int parse_fail(struct http_parse *p, int code, const char *label, const char *text)
+static int parse_fail(struct http_parse *p, int code, const char *text)
 {
     if (p->phase != HTTP_PHASE_ERROR) {
         p->phase = HTTP_PHASE_ERROR;
         p->message.error_code = code;
-        p->message.error_label = label;
         p->message.error_text = text;
     }
     return -1;
@@ -63,22 +62,22 @@ static int parse_fail(struct http_parse *p, int code, const char *label, const c
 
 static int parse_bad(struct http_parse *p, const char *text)
 {
-    return parse_fail(p, 400, "bad_request", text);
+    return parse_fail(p, 400, text);
 }
 
 static int fail_fields_too_large(struct http_parse *p)
 {
-    return parse_fail(p, 431, "headers_too_large", "The request header fields are too large.");
+    return parse_fail(p, 431, "The request header fields are too large.");
 }
 
 static int fail_body_too_large(struct http_parse *p)
 {
-    return parse_fail(p, 413, "request_too_large", "The request body is too large.");
+    return parse_fail(p, 413, "The request body is too large.");
 }
 
 static int fail_no_memory(struct http_parse *p)
 {
-    return parse_fail(p, 503, "overloaded", "The server is out of memory.");
+    return parse_fail(p, 503, "The server is out of memory.");
 }
 
 /* ---- llhttp callbacks; -1 stops the parser ---- */
@@ -123,7 +122,7 @@ static int check_encoding(struct http_parse *p, const char *value)
     if (len == 0 || (starts && (value[word] == ',' || value[word] == ' ' || value[word] == '\t')) ||
         (ends && !(value[len - word - 1] == ',' || value[len - word - 1] == ' ')))
         return parse_bad(p, "The Transfer-Encoding is not valid.");
-    return parse_fail(p, 501, "not_implemented", "This transfer coding is not supported.");
+    return parse_fail(p, 501, "This transfer coding is not supported.");
 }
 
 static bool length_is_valid(const char *value)
@@ -165,7 +164,7 @@ static int check_head(struct http_parse *p)
     const char *expect = http_message_header(m, "expect");
     if (expect != NULL && m->version_minor == 1) {
         if (strcasecmp(expect, "100-continue") != 0)
-            return parse_fail(p, 417, "expectation_failed", "This expectation cannot be met.");
+            return parse_fail(p, 417, "This expectation cannot be met.");
         m->expect_continue = true;
     }
     return 0;
@@ -312,7 +311,7 @@ static int check_method(struct http_parse *p, const char *line, size_t bytes)
             return parse_bad(p, "The request line is not valid.");
     if (bytes == 0)
         return parse_bad(p, "The request line is not valid.");
-    return parse_fail(p, 501, "not_implemented", "This method is not supported.");
+    return parse_fail(p, 501, "This method is not supported.");
 }
 
 /* method SP target SP "HTTP/" DIGIT "." DIGIT, and nothing else. */
@@ -334,10 +333,9 @@ static int check_request_line(struct http_parse *p, const char *line, size_t byt
         version[5] < '0' || version[5] > '9' || version[7] < '0' || version[7] > '9')
         return parse_bad(p, "The request line is not valid.");
     if (version[5] != '1' || version[7] > '1')
-        return parse_fail(p, 505, "http_version_not_supported",
-                          "This server speaks HTTP 1.0 and 1.1.");
+        return parse_fail(p, 505, "This server speaks HTTP 1.0 and 1.1.");
     if (target_bytes > p->limits->uri_bytes_max)
-        return parse_fail(p, 414, "uri_too_long", "The request target is too long.");
+        return parse_fail(p, 414, "The request target is too long.");
     if (check_method(p, line, (size_t)(space - line)) != 0)
         return -1;
     p->message.version_minor = (uint32_t)(version[7] - '0');
@@ -434,7 +432,7 @@ static size_t head_feed(struct http_parse *p, const char *data, size_t bytes)
         if (scan_byte(p, (unsigned char)data[i]) != 0)
             return i;
     if (p->n_lines == 0 && p->head.len + n > (size_t)p->limits->uri_bytes_max + LINE_EXTRA_BYTES) {
-        parse_fail(p, 414, "uri_too_long", "The request target is too long.");
+        parse_fail(p, 414, "The request target is too long.");
         return n;
     }
     enum status st = buf_append(&p->head, data, n);

@@ -48,9 +48,8 @@ struct http_message {
     uint32_t n_fields;
     const char *body; /* [body_bytes], a NUL behind it */
     size_t body_bytes;
-    int error_code;          /* HTTP status to answer in HTTP_PHASE_ERROR */
-    const char *error_label; /* machine-readable */
-    const char *error_text;  /* fixed sentence */
+    int error_code;         /* HTTP status to answer in HTTP_PHASE_ERROR */
+    const char *error_text; /* fixed sentence */
 };
 
 struct http_parse;

@@ -1,6 +1,6 @@
 /* Output of a connection: status line, fields, bodies, and the write queue. Output order is queue
  * order. What uv_try_write does not take is copied once into a write_op. */
-#include "base/json.h"
+#include "base/error_body.h"
 #include "http/server_int.h"
 #include "observe/metrics.h"
 
@@ -214,41 +214,24 @@ void http_respond(struct http_request *request, int code, const char *content_ty
     http_conn_request_end(conn);
 }
 
-static enum status error_body(struct buf *out, int code, const char *label, const char *message)
-{
-    const char *type = code == 500 || code == 503 ? "server_error" : "invalid_request_error";
-    enum status st = buf_append_str(out, "{\"error\":{\"message\":");
-    if (st == ST_OK)
-        st = json_append_string(out, message, strlen(message));
-    if (st == ST_OK)
-        st = buf_printf(out, ",\"type\":\"%s\",\"param\":null,\"code\":", type);
-    if (st == ST_OK)
-        st = json_append_string(out, label, strlen(label));
-    if (st == ST_OK)
-        st = buf_append_str(out, "}}");
-    return st;
-}
-
 void http_respond_error(struct http_request *request, int code, const char *label,
                         const char *message, const struct http_header *extra, size_t n_extra)
 {
     struct buf body;
     buf_init(&body, HTTP_READ_BYTES);
-    if (error_body(&body, code, label, message) != ST_OK)
-        body.len = 0; /* the code says enough */
+    error_body_append(&body, code, label, NULL, message); /* failed: the code says enough */
     http_respond(request, code, "application/json", body.data, body.len, extra, n_extra);
     buf_deinit(&body);
 }
 
-void http_conn_write_error(struct http_conn *conn, int code, const char *label, const char *text)
+void http_conn_write_error(struct http_conn *conn, int code, const char *text)
 {
     static const struct http_header retry = {"Retry-After", "1"};
     struct buf body;
     conn->keep_alive = conn->is_chunked = conn->is_head = false;
     buf_init(&body, HTTP_READ_BYTES);
-    if (error_body(&body, code, label, text) != ST_OK)
-        body.len = 0;
-    metric_add(M_http_refused_total, label, 1);
+    error_body_append(&body, code, NULL, NULL, text);
+    metric_add(M_http_refused_total, error_body_code(code), 1);
     response_write(conn, code, "application/json", body.data, body.len, &retry, code == 503);
     buf_deinit(&body);
 }

@@ -27,12 +27,11 @@ static bool allow_has(const char *allow, const char *method)
 
 static void allow_add(char allow[ALLOW_BYTES], const char *method)
 {
-    size_t used = strlen(allow), need = strlen(method) + (used > 0 ? 2 : 0);
-    if (allow_has(allow, method) || used + need >= ALLOW_BYTES)
+    size_t used = strlen(allow), bytes = strlen(method), gap = used > 0 ? 2 : 0;
+    if (allow_has(allow, method) || used + gap + bytes >= ALLOW_BYTES)
         return;
-    if (used > 0)
-        strcat(allow, ", ");
-    strcat(allow, method);
+    memcpy(allow + used, ", ", gap);
+    memcpy(allow + used + gap, method, bytes + 1);
 }
 
 void http_routes_dispatch(const struct http_route *routes, size_t n_routes, void *user,
@@ -58,8 +57,7 @@ void http_routes_dispatch(const struct http_route *routes, size_t n_routes, void
             allow_add(allow, "HEAD");
     }
     if (allow[0] == '\0') {
-        http_respond_error(request, 404, "not_found", "There is nothing at this path.", extra,
-                           n_extra);
+        http_respond_error(request, 404, NULL, "There is nothing at this path.", extra, n_extra);
         return;
     }
     allow_add(allow, "OPTIONS");
@@ -70,6 +68,5 @@ void http_routes_dispatch(const struct http_route *routes, size_t n_routes, void
     if (strcmp(request->method, "OPTIONS") == 0)
         http_respond(request, 204, NULL, NULL, 0, headers, n);
     else
-        http_respond_error(request, 405, "method_not_allowed",
-                           "This path does not take this method.", headers, n);
+        http_respond_error(request, 405, NULL, "This path does not take this method.", headers, n);
 }

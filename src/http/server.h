@@ -102,7 +102,7 @@ size_t http_write_queue_bytes(const struct http_request *request);
 void http_respond(struct http_request *request, int code, const char *content_type,
                   const void *body, size_t body_bytes, const struct http_header *extra,
                   size_t n_extra);
-/* JSON error body as OpenAI clients expect it; ends the request. `message` must be valid UTF-8. */
+/* Error body (base/error_body.h); ends the request. label NULL: what the table has for `code`. */
 void http_respond_error(struct http_request *request, int code, const char *label,
                         const char *message, const struct http_header *extra, size_t n_extra);
 /* Starts a response of unknown length: chunked, or ended by close on HTTP/1.0. "text/event-stream"

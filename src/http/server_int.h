@@ -84,7 +84,7 @@ void http_conn_later(struct http_conn *conn);       /* http_conn_run from the lo
 /* Writes at once what the kernel takes and queues the rest. False: the connection is broken. */
 bool http_conn_write(struct http_conn *conn, const uv_buf_t *bufs, unsigned n_bufs);
 /* Answers a protocol error; the connection ends behind it. */
-void http_conn_write_error(struct http_conn *conn, int code, const char *label, const char *text);
+void http_conn_write_error(struct http_conn *conn, int code, const char *text);
 size_t http_conn_queue_bytes(const struct http_conn *conn);
 
 /* server.c */

@@ -1,6 +1,6 @@
 #include "model/desc_int.h"
 
-#include "model/file.h"
+#include "base/file.h"
 
 #include <math.h>
 #include <stdarg.h>

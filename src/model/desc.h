@@ -9,8 +9,8 @@
 #define MODEL_DESC_H
 
 #include "base/hash.h"
+#include "base/text_error.h"
 #include "device/device.h"
-#include "model/text_error.h"
 
 #define MODEL_LAYERS_MAX 256u
 #define MODEL_EOS_MAX    8u

@@ -14,7 +14,8 @@
 struct loader {
     const struct model_desc *desc;
     const struct model_load_opts *opts;
-    struct model_weights *weights;
+    struct model_weights *weights; /* weights->dev NULL: only check, allocate and write nothing */
+    uint64_t alloc_bytes;
     struct safetensors *set; /* NULL when dummy */
     void *chunk;             /* dummy: rows before packing */
     uint8_t *used;           /* [tensors of set] 1: it is part of the model */
@@ -28,11 +29,19 @@ static void *loader_alloc(struct loader *l, size_t bytes)
 {
     struct model_weights *w = l->weights;
     void *at = NULL;
+    l->alloc_bytes += bytes;
+    if (w->dev == NULL)
+        return NULL;
     if (bytes == 0 || w->n_allocs == w->allocs_max ||
         w->dev->ops->alloc(w->dev, DEVICE_MEM_WEIGHTS, bytes, &at) != ST_OK)
         return NULL;
     w->allocs[w->n_allocs++] = at;
     return at;
+}
+
+static bool alloc_failed(const struct loader *l, const void *at)
+{
+    return at == NULL && l->weights->dev != NULL;
 }
 
 static void loader_progress(struct loader *l, uint64_t params)
@@ -141,19 +150,19 @@ static float element(const uint8_t *data, enum ops_dtype dtype, uint64_t i)
     return value;
 }
 
-/* A vector of n, as f32, to out[first ..]. Dummy: `fill` everywhere. */
+/* A vector of n, as f32, to `out`, NULL: only checked. Dummy: `fill` everywhere. */
 static enum status load_vector(struct loader *l, const char *name, float *out, uint32_t n,
                                float fill)
 {
     const struct safetensors_tensor *t = NULL;
     enum ops_dtype dtype = OPS_F32;
     if (l->opts->dummy) {
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; out != NULL && i < n; i++)
             out[i] = fill;
         return ST_OK;
     }
     enum status st = loader_find(l, name, n, 0, &t, &dtype);
-    for (uint32_t i = 0; st == ST_OK && i < n; i++)
+    for (uint32_t i = 0; st == ST_OK && out != NULL && i < n; i++)
         out[i] = element(t->data, dtype, i);
     loader_progress(l, n);
     return st;
@@ -202,16 +211,16 @@ static enum status load_dummy_matrix(struct loader *l, uint32_t n_rows, uint32_t
     return ST_OK;
 }
 
-/* Rows [n_first, n_first + n_rows) of the packed matrix dst [n, k]. */
+/* Rows [n_first, n_first + n_rows) of the packed matrix dst [n, k]; dst NULL: only checked. */
 static enum status load_matrix(struct loader *l, const char *name, uint32_t n_rows,
                                uint32_t n_first, uint32_t n, uint32_t k, void *dst)
 {
     const struct safetensors_tensor *t = NULL;
     enum ops_dtype dtype = OPS_F32;
     if (l->opts->dummy)
-        return load_dummy_matrix(l, n_rows, n_first, n, k, dst);
+        return dst != NULL ? load_dummy_matrix(l, n_rows, n_first, n, k, dst) : ST_OK;
     enum status st = loader_find(l, name, n_rows, k, &t, &dtype);
-    if (st != ST_OK)
+    if (st != ST_OK || dst == NULL)
         return st;
     st = pack_rows(l, t->data, dtype, n_rows, n_first, n, k, dst);
     if (st != ST_OK)
@@ -242,14 +251,15 @@ static enum status load_fused(struct loader *l, uint32_t layer, const struct par
         n += parts[i].rows;
     *out = loader_alloc(l, ops_gemm_packed_bytes(l->weights->dtype, n, k));
     *out_bias = bias ? loader_alloc(l, n * sizeof(float)) : NULL;
-    if (*out == NULL || (bias && *out_bias == NULL))
+    if (alloc_failed(l, *out) || (bias && alloc_failed(l, *out_bias)))
         return no_memory(l);
     for (uint32_t i = 0; i < n_parts && st == ST_OK; i++) {
         snprintf(name, sizeof(name), "model.layers.%u.%s.weight", layer, parts[i].name);
         st = load_matrix(l, name, parts[i].rows, first, n, k, *out);
         snprintf(name, sizeof(name), "model.layers.%u.%s.bias", layer, parts[i].name);
         if (st == ST_OK && bias)
-            st = load_vector(l, name, *out_bias + first, parts[i].rows, 0.0f);
+            st = load_vector(l, name, *out_bias != NULL ? *out_bias + first : NULL, parts[i].rows,
+                             0.0f);
         first += parts[i].rows;
     }
     return st;
@@ -258,7 +268,7 @@ static enum status load_fused(struct loader *l, uint32_t layer, const struct par
 static enum status load_norm(struct loader *l, const char *name, uint32_t n, float **out)
 {
     *out = loader_alloc(l, n * sizeof(float));
-    return *out != NULL ? load_vector(l, name, *out, n, 1.0f) : no_memory(l);
+    return alloc_failed(l, *out) ? no_memory(l) : load_vector(l, name, *out, n, 1.0f);
 }
 
 static enum status load_layer(struct loader *l, uint32_t i)
@@ -305,8 +315,8 @@ static enum status load_table(struct loader *l, const char *name, void **out)
 {
     const struct model_desc *d = l->desc;
     *out = loader_alloc(l, ops_gemm_packed_bytes(l->weights->dtype, d->n_vocab, d->hidden));
-    return *out != NULL ? load_matrix(l, name, d->n_vocab, 0, d->n_vocab, d->hidden, *out)
-                        : no_memory(l);
+    return alloc_failed(l, *out) ? no_memory(l)
+                                 : load_matrix(l, name, d->n_vocab, 0, d->n_vocab, d->hidden, *out);
 }
 
 static enum status load_all(struct loader *l)
@@ -331,6 +341,31 @@ static enum status identity(struct loader *l, uint8_t out[32])
     return ST_OK;
 }
 
+/* The files' headers, then all that the model has. */
+static enum status load_set(struct loader *l)
+{
+    enum status st = ST_OK;
+    l->weights->layers = calloc(l->desc->n_layers, sizeof(*l->weights->layers));
+    if (l->weights->layers == NULL)
+        return no_memory(l);
+    if (!l->opts->dummy)
+        st = safetensors_open_dir(l->opts->dir, &l->set, l->err);
+    if (st == ST_OK && l->set != NULL) {
+        l->used = calloc((size_t)safetensors_count(l->set) + 1, 1);
+        st = l->used != NULL ? ST_OK : no_memory(l);
+    }
+    if (st == ST_OK)
+        st = load_all(l);
+    return st == ST_OK ? check_all_used(l) : st;
+}
+
+static void loader_deinit(struct loader *l)
+{
+    safetensors_close(l->set);
+    free(l->used);
+    free(l->chunk);
+}
+
 enum status model_load(struct device *dev, const struct model_desc *desc,
                        const struct model_load_opts *opts, struct model_weights *out,
                        uint8_t out_identity[32], struct text_error err)
@@ -344,31 +379,33 @@ enum status model_load(struct device *dev, const struct model_desc *desc,
                        .weights = out,
                        .total = model_desc_param_count(desc),
                        .err = err};
-    out->layers = calloc(desc->n_layers, sizeof(*out->layers));
     out->allocs = calloc(out->allocs_max, sizeof(*out->allocs));
     l.chunk = opts->dummy ? malloc(DUMMY_CHUNK_BYTES) : NULL;
     enum status st = ST_OK;
-    if (out->layers == NULL || out->allocs == NULL || (opts->dummy && l.chunk == NULL))
+    if (out->allocs == NULL || (opts->dummy && l.chunk == NULL))
         st = no_memory(&l);
-    if (st == ST_OK && !opts->dummy)
-        st = safetensors_open_dir(opts->dir, &l.set, err);
-    if (st == ST_OK && l.set != NULL) {
-        l.used = calloc((size_t)safetensors_count(l.set) + 1, 1);
-        st = l.used != NULL ? ST_OK : no_memory(&l);
-    }
     if (st == ST_OK)
-        st = load_all(&l);
-    if (st == ST_OK)
-        st = check_all_used(&l);
+        st = load_set(&l);
     if (st == ST_OK)
         st = identity(&l, out_identity);
     if (st == ST_OK && opts->on_progress != NULL && l.permille != 1000)
         opts->on_progress(opts->progress_arg, 1000);
-    safetensors_close(l.set);
-    free(l.used);
-    free(l.chunk);
+    loader_deinit(&l);
     if (st != ST_OK)
         model_weights_deinit(out);
+    return st;
+}
+
+enum status model_load_check(const struct model_desc *desc, const struct model_load_opts *opts,
+                             uint64_t *out_bytes, struct text_error err)
+{
+    struct model_weights none = {.dtype = opts->dtype, .n_layers = desc->n_layers};
+    struct loader l = {.desc = desc, .opts = opts, .weights = &none, .err = err};
+    enum status st = load_set(&l);
+    if (st == ST_OK)
+        *out_bytes = l.alloc_bytes;
+    loader_deinit(&l);
+    model_weights_deinit(&none);
     return st;
 }
 

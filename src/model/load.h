@@ -47,6 +47,11 @@ struct model_load_opts {
 enum status model_load(struct device *dev, const struct model_desc *desc,
                        const struct model_load_opts *opts, struct model_weights *out,
                        uint8_t out_identity[32], struct text_error err);
+/* What model_load would do with these weights, without a device and without reading more of the
+ * files than their headers: every tensor is there, has the right shape and is part of the model.
+ * out_bytes: what the packed weights take on a device. Errors as model_load. */
+enum status model_load_check(const struct model_desc *desc, const struct model_load_opts *opts,
+                             uint64_t *out_bytes, struct text_error err);
 void model_weights_deinit(struct model_weights *weights);
 
 #endif

@@ -1,8 +1,8 @@
 #include "model/safetensors.h"
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
-#include "model/file.h"
 #include "model/safetensors_int.h"
 
 #include <stdio.h>
@@ -52,7 +52,7 @@ static enum status set_create(uint32_t n_shards, struct safetensors **out_set,
                               struct text_error err)
 {
     struct safetensors *set = calloc(1, sizeof *set);
-    struct shard *shards = calloc(n_shards, sizeof *shards);
+    struct shard *shards = calloc((size_t)n_shards + 1, sizeof *shards);
     if (set == NULL || shards == NULL) {
         free(set);
         free(shards);

@@ -13,7 +13,7 @@
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 
-#include "model/text_error.h"
+#include "base/text_error.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -180,46 +180,72 @@ static enum status check_tensor(struct scanner *s, struct safetensors_tensor *t,
     return ST_OK;
 }
 
+static enum status read_dtype(struct scanner *s, struct safetensors_tensor *t)
+{
+    const char *value;
+    size_t value_bytes;
+    if (!take_string(s, &value, &value_bytes))
+        return tensor_error(s, ST_PARSE, t->name, "dtype must be a string");
+    uint32_t i = 0;
+    while (i < SAFETENSORS_DTYPE_COUNT && !is_text(value, value_bytes, dtypes[i].name))
+        i++;
+    if (i == SAFETENSORS_DTYPE_COUNT)
+        return tensor_error(s, ST_UNSUPPORTED, t->name, "unknown dtype");
+    t->dtype = (enum safetensors_dtype)i;
+    return ST_OK;
+}
+
+static enum status read_shape(struct scanner *s, struct safetensors_tensor *t)
+{
+    if (!take_list(s, t->dims, SAFETENSORS_DIMS_MAX, &t->n_dims))
+        return tensor_error(s, ST_PARSE, t->name, "shape must be a list of whole numbers");
+    if (t->n_dims > SAFETENSORS_DIMS_MAX)
+        return tensor_error(s, ST_UNSUPPORTED, t->name, "shape has too many dimensions");
+    return ST_OK;
+}
+
+enum { FIELD_DTYPE = 1, FIELD_SHAPE = 2, FIELD_OFFSETS = 4 };
+
+/* One field of a tensor; io_seen gets its bit. */
+static enum status read_field(struct scanner *s, struct safetensors_tensor *t, uint64_t offsets[2],
+                              uint32_t *io_seen)
+{
+    const char *key;
+    size_t key_bytes;
+    uint32_t n_offsets = 0;
+    if (!take_string(s, &key, &key_bytes) || !take(s, ':'))
+        return tensor_error(s, ST_PARSE, t->name, "malformed field");
+    if (is_text(key, key_bytes, "dtype")) {
+        *io_seen |= FIELD_DTYPE;
+        return read_dtype(s, t);
+    }
+    if (is_text(key, key_bytes, "shape")) {
+        *io_seen |= FIELD_SHAPE;
+        return read_shape(s, t);
+    }
+    if (!is_text(key, key_bytes, "data_offsets"))
+        return tensor_error(s, ST_PARSE, t->name, "unknown field");
+    *io_seen |= FIELD_OFFSETS;
+    if (!take_list(s, offsets, 2, &n_offsets) || n_offsets != 2)
+        return tensor_error(s, ST_PARSE, t->name, "data_offsets must be two whole numbers");
+    return ST_OK;
+}
+
 /* {"dtype": .., "shape": .., "data_offsets": ..} in any order, nothing else. */
 static enum status read_tensor(struct scanner *s, struct safetensors_tensor *t)
 {
-    enum { DTYPE = 1, SHAPE = 2, OFFSETS = 4 };
-    uint32_t seen = 0, n_offsets = 0;
+    uint32_t seen = 0;
     uint64_t offsets[2] = {0};
     if (!take(s, '{'))
         return tensor_error(s, ST_PARSE, t->name, "must be an object");
     while (!take(s, '}')) {
-        const char *key, *value;
-        size_t key_bytes, value_bytes;
         if (seen != 0 && !take(s, ','))
             return tensor_error(s, ST_PARSE, t->name, "malformed object");
-        if (!take_string(s, &key, &key_bytes) || !take(s, ':'))
-            return tensor_error(s, ST_PARSE, t->name, "malformed field");
-        if (is_text(key, key_bytes, "dtype")) {
-            seen |= DTYPE;
-            if (!take_string(s, &value, &value_bytes))
-                return tensor_error(s, ST_PARSE, t->name, "dtype must be a string");
-            uint32_t i = 0;
-            while (i < SAFETENSORS_DTYPE_COUNT && !is_text(value, value_bytes, dtypes[i].name))
-                i++;
-            if (i == SAFETENSORS_DTYPE_COUNT)
-                return tensor_error(s, ST_UNSUPPORTED, t->name, "unknown dtype");
-            t->dtype = (enum safetensors_dtype)i;
-        } else if (is_text(key, key_bytes, "shape")) {
-            seen |= SHAPE;
-            if (!take_list(s, t->dims, SAFETENSORS_DIMS_MAX, &t->n_dims))
-                return tensor_error(s, ST_PARSE, t->name, "shape must be a list of whole numbers");
-            if (t->n_dims > SAFETENSORS_DIMS_MAX)
-                return tensor_error(s, ST_UNSUPPORTED, t->name, "shape has too many dimensions");
-        } else if (is_text(key, key_bytes, "data_offsets")) {
-            seen |= OFFSETS;
-            if (!take_list(s, offsets, 2, &n_offsets) || n_offsets != 2)
-                return tensor_error(s, ST_PARSE, t->name, "data_offsets must be two whole numbers");
-        } else {
-            return tensor_error(s, ST_PARSE, t->name, "unknown field");
-        }
+        enum status st = read_field(s, t, offsets, &seen);
+        if (st != ST_OK)
+            return st;
     }
-    if (seen != (DTYPE | SHAPE | OFFSETS))
+    if (seen != (FIELD_DTYPE | FIELD_SHAPE | FIELD_OFFSETS))
         return tensor_error(s, ST_PARSE, t->name, "dtype, shape or data_offsets is missing");
     return check_tensor(s, t, offsets);
 }

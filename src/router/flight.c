@@ -95,8 +95,8 @@ static enum status flight_make(struct flight *f)
     if (f->choices == NULL || f->last_ns == NULL || f->prompts == NULL)
         return ST_NO_MEMORY;
     for (; f->n_choices_made < f->n_choices; f->n_choices_made++) {
-        enum status st = api_choice_init(&f->choices[f->n_choices_made], q, f->router->tokenizer,
-                                         f->n_choices_made);
+        enum status st = api_choice_init(&f->choices[f->n_choices_made], q,
+                                         f->router->text.tokenizer, f->n_choices_made);
         if (st != ST_OK)
             return st;
     }
@@ -178,7 +178,7 @@ void flight_start(struct router *r, struct http_request *req, enum api_endpoint 
 {
     struct flight *f = calloc(1, sizeof(*f));
     if (f == NULL) {
-        http_respond_error(req, 503, "no_memory", status_text(ST_NO_MEMORY), NULL, 0);
+        http_respond_error(req, 503, status_name(ST_NO_MEMORY), status_text(ST_NO_MEMORY), NULL, 0);
         return;
     }
     f->router = r;

@@ -64,7 +64,7 @@ static void on_link_open(void *user, struct conn *conn)
 /* The router's own files must be those that the worker's model came with. */
 static bool tokenizer_fits(const struct router *r, const struct wire_hello *hello)
 {
-    const struct hash128 none = {{0}}, own = tokenizer_hash(r->tokenizer);
+    const struct hash128 none = {{0}}, own = tokenizer_hash(r->text.tokenizer);
     return hash128_equal(&hello->tokenizer_hash, &none) ||
            hash128_equal(&hello->tokenizer_hash, &own);
 }

@@ -13,6 +13,7 @@
 #include "http/routes.h"
 #include "http/server.h"
 #include "router/core.h"
+#include "router/text.h"
 
 #include <uv.h>
 
@@ -79,8 +80,7 @@ struct router {
     struct http_server *http;
     struct router_core *core;
     uint64_t instance;
-    struct tokenizer *tokenizer;
-    struct chat_template *chat_template;
+    struct router_text text;
     struct api_context api;
     struct link links[LINKS_MAX];
     struct list flights;

@@ -137,7 +137,7 @@ static void on_metrics(void *user, struct http_request *req)
         http_respond(req, 200, "text/plain; version=0.0.4; charset=utf-8", body.data, body.len,
                      NULL, 0);
     else
-        http_respond_error(req, 500, "internal", status_text(ST_INTERNAL), NULL, 0);
+        http_respond_error(req, 500, NULL, status_text(ST_INTERNAL), NULL, 0);
     buf_deinit(&body);
 }
 

@@ -4,6 +4,7 @@
 #include "base/exit.h"
 #include "base/secret.h"
 #include "base/time.h"
+#include "cluster/loop.h"
 #include "observe/log.h"
 #include "router/loop_int.h"
 
@@ -12,7 +13,6 @@
 #include <string.h>
 
 #define LINKS_TICK_MS       20u
-#define TOKENIZER_IDS_MAX   (1u << 20)
 #define PROMPTS_MAX         64u
 #define CHOICES_PER_REQUEST 2u
 #define TOKENS_MAX          (16u << 20) /* 64 MiB: prompts and answers of all admitted requests */
@@ -119,32 +119,13 @@ static void on_stop(uv_signal_t *signal, int number)
 
 static enum status text_open(struct router *r)
 {
-    char err[512] = "";
-    const struct config *c = r->config;
-    if (c->model.path[0] == '\0') {
-        r->tokenizer = tokenizer_create_ids(c->hash.vocab_size);
-        return r->tokenizer != NULL ? ST_OK : ST_NO_MEMORY;
-    }
-    enum status st = tokenizer_load(c->model.path, &r->tokenizer, err, sizeof(err));
-    if (st == ST_NOT_FOUND &&
-        (c->model.runner == CONFIG_RUNNER_HASH || c->model.load_format == CONFIG_LOAD_DUMMY)) {
-        /* Token ids in, token ids out; the workers' vocabulary bounds them. */
-        r->tokenizer = tokenizer_create_ids(
-            c->model.runner == CONFIG_RUNNER_HASH ? c->hash.vocab_size : TOKENIZER_IDS_MAX);
-        return r->tokenizer != NULL ? ST_OK : ST_NO_MEMORY;
-    }
-    if (st != ST_OK) {
-        log_error("tokenizer cannot be loaded", LOG_STR("error", err));
-        return st;
-    }
-    st = chat_template_load(c->model.path, &r->chat_template, err, sizeof(err));
-    if (st == ST_NOT_FOUND) {
-        log_warn("the model has no chat template: /v1/chat/completions will refuse",
-                 LOG_STR("path", c->model.path));
-        return ST_OK;
-    }
+    char why[600] = "";
+    enum status st = router_text_load(r->config, &r->text, (struct text_error){why, sizeof(why)});
     if (st != ST_OK)
-        log_error("chat template cannot be used", LOG_STR("error", err));
+        log_error("the model's texts cannot be used", LOG_STR("error", why));
+    else if (r->text.chat_template == NULL && r->config->model.path[0] != '\0')
+        log_warn("the model has no chat template: /v1/chat/completions will refuse",
+                 LOG_STR("path", r->config->model.path));
     return st;
 }
 
@@ -228,8 +209,8 @@ static enum status router_open(struct router *r, int listen_fd)
         r->exit_code = EXIT_CONFIG;
         return st;
     }
-    r->api = (struct api_context){.tokenizer = r->tokenizer,
-                                  .chat_template = r->chat_template,
+    r->api = (struct api_context){.tokenizer = r->text.tokenizer,
+                                  .chat_template = r->text.chat_template,
                                   .model = c->model.name,
                                   .started_unix_s = time_unix_s(),
                                   .limits = {.max_tokens_default = c->router.max_tokens_default,
@@ -244,22 +225,12 @@ static enum status router_open(struct router *r, int listen_fd)
     return st == ST_OK ? http_open(r, listen_fd) : st;
 }
 
-static void close_handle(uv_handle_t *handle, void *arg)
-{
-    (void)arg;
-    if (!uv_is_closing(handle))
-        uv_close(handle, NULL);
-}
-
 static void router_deinit(struct router *r)
 {
     links_close(r);
-    uv_walk(&r->loop, close_handle, NULL);
-    uv_run(&r->loop, UV_RUN_DEFAULT);
+    loop_shut(&r->loop);
     router_core_destroy(r->core);
-    tokenizer_free(r->tokenizer);
-    chat_template_free(r->chat_template);
-    uv_loop_close(&r->loop);
+    router_text_deinit(&r->text);
 }
 
 int router_run(const struct config *config, int listen_fd)

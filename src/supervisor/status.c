@@ -9,26 +9,6 @@
 
 #define STATUS_BYTES_MAX (4u << 20)
 
-int check_command(const struct config *config)
-{
-    struct buf yaml;
-    buf_init(&yaml, 1 << 20);
-    enum status st = config_print_yaml(config, &yaml);
-    printf("# processes\n#   router        http://%s:%u\n", config->http.host, config->http.port);
-    for (uint32_t i = 0; i < config_process_count(config); i++) {
-        struct config_process p;
-        config_process_get(config, i, &p);
-        printf("#   %-13s %s on %s, cpus %s, gpus %s\n", p.name, config_role_name(p.worker->role),
-               config_device_name(p.worker->device),
-               p.worker->cpus[0] != '\0' ? p.worker->cpus : "all",
-               p.worker->gpus[0] != '\0' ? p.worker->gpus : "-");
-    }
-    if (st == ST_OK)
-        printf("%.*s", (int)yaml.len, (const char *)yaml.data);
-    buf_deinit(&yaml);
-    return st == ST_OK ? 0 : 1;
-}
-
 static size_t on_body(char *data, size_t size, size_t n, void *user)
 {
     return buf_append(user, data, size * n) == ST_OK ? size * n : 0;

@@ -3,6 +3,7 @@
 #include "base/exit.h"
 #include "base/secret.h"
 #include "base/time.h"
+#include "cluster/loop.h"
 #include "observe/log.h"
 #include "supervisor/supervisor_int.h"
 
@@ -358,13 +359,6 @@ static void on_stop_signal(uv_signal_t *signal, int number)
             uv_process_kill(&s->children[i].process, SIGKILL);
 }
 
-static void close_handle(uv_handle_t *handle, void *arg)
-{
-    (void)arg;
-    if (!uv_is_closing(handle))
-        uv_close(handle, NULL);
-}
-
 static enum status supervisor_open(struct supervisor *s)
 {
     size_t bytes = sizeof(s->exe) - 1;
@@ -401,14 +395,12 @@ int supervisor_run(const struct config *config, const char *const *argv_config, 
         s->exit_code = 1;
     }
     int exit_code = s->exit_code;
-    uv_walk(&s->loop, close_handle, NULL);
-    uv_run(&s->loop, UV_RUN_DEFAULT);
+    loop_shut(&s->loop);
     run_dir_close(s);
     for (uint32_t i = 0; i < s->n_children; i++)
         free(s->children[i].restarts_ns);
     if (s->listen_fd >= 0)
         close(s->listen_fd);
-    uv_loop_close(&s->loop);
     free(s);
     return exit_code;
 }

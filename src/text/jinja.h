@@ -258,7 +258,7 @@ struct jnode *jparse_expression(struct jparser *p, uint32_t flags);
 struct jnode *jparse_tuple(struct jparser *p, uint32_t flags);
 /* name, name.attr (when `members`), or a tuple of them. */
 struct jnode *jparse_target(struct jparser *p, bool members);
-struct jnode *jparse_filters(struct jparser *p, struct jnode *n, bool first_has_no_bar);
+struct jnode *jparse_filters(struct jparser *p, struct jnode *input, bool first_has_no_bar);
 struct jnode *jparse_args(struct jparser *p);
 struct jnode *jparse_call(struct jparser *p); /* a call expression, for {% call %} */
 bool jparse_failed(const struct jparser *p);

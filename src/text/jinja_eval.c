@@ -175,7 +175,7 @@ static bool slice_range(struct jinterp *in, const struct jvalue *const bounds[3]
     bool has_last = slice_bound(in, bounds[1], &last);
     if (by == 0)
         jfail(in, "slice step is zero");
-    if (in->err.st != ST_OK)
+    if (in->err.st != ST_OK || by == 0)
         return false;
     int64_t low = by > 0 ? 0 : -1, high = by > 0 ? count : count - 1;
     by = clamp(by, -(count + 1), count + 1); /* longer steps change nothing */
@@ -317,8 +317,8 @@ static size_t param_at(const char *params, uint32_t i, const char **out_name, bo
     return bytes;
 }
 
-static bool bind(struct jinterp *in, const struct jbuiltin *row, const struct jcall *call,
-                 const struct jvalue *bound[JINJA_PARAMS_MAX])
+static bool bind_args(struct jinterp *in, const struct jbuiltin *row, const struct jcall *call,
+                      const struct jvalue *bound[JINJA_PARAMS_MAX])
 {
     const char *name;
     bool optional;
@@ -366,10 +366,12 @@ struct jvalue jinja_builtin_run(struct jinterp *in, const struct jbuiltin *row,
                                 const struct jcall *call, const struct jvalue *self)
 {
     struct jrun run = {.in = in, .call = call, .self = self};
-    if (row->run == NULL)
+    if (row->run == NULL) {
         jfail(in, "'%s' is not supported", row->name);
-    else if (in->err.st == ST_OK && row->params[0] != '*')
-        bind(in, row, call, run.bound);
+        return undefined;
+    }
+    if (in->err.st == ST_OK && row->params[0] != '*')
+        bind_args(in, row, call, run.bound);
     if (!jstep(in, 0))
         return undefined;
     struct jvalue v = row->run(&run);

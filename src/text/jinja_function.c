@@ -80,7 +80,7 @@ static struct jvalue run_range(const struct jrun *r)
             jfail(r->in, "range takes integers, not %s", jkind_name(&r->call->pos[i]));
     if (at[2] == 0)
         jfail(r->in, "range with step 0");
-    if (r->in->err.st != ST_OK)
+    if (r->in->err.st != ST_OK || at[2] == 0)
         return v;
     bool up = at[2] > 0;
     uint64_t span = 0, step = up ? (uint64_t)at[2] : -(uint64_t)at[2];

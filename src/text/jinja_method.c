@@ -110,8 +110,9 @@ static void piece_add(struct pieces *p, const struct jstr *s, uint32_t from, uin
 static struct jvalue pieces_list(struct pieces *p, bool reverse)
 {
     struct jvalue *items, v = jvalue_list(p->in, JL_LIST, p->n, &items);
-    for (uint32_t i = 0; i < v.u.list->n; i++)
-        items[i] = p->items[reverse ? p->n - 1 - i : i];
+    uint32_t n = p->n < v.u.list->n ? p->n : v.u.list->n; /* 0 without memory for the list */
+    for (uint32_t i = 0; i < n; i++)
+        items[i] = p->items[reverse ? n - 1 - i : i];
     return v;
 }
 

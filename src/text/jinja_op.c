@@ -124,6 +124,8 @@ static struct jvalue repeat_list(struct jinterp *in, const struct jlist *list, i
     n *= list->n;
     if (!jstep(in, 16 * n))
         return v;
+    if (n == 0)
+        return jvalue_list(in, list->kind, 0, &items);
     v = jvalue_list(in, list->kind, (uint32_t)n, &items);
     for (uint32_t i = 0; i < v.u.list->n; i++)
         items[i] = list->items[i % list->n];

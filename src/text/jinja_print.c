@@ -11,7 +11,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-enum { REAL_BYTES = 32, FORMAT_WIDTH_MAX = 256 };
+enum { REAL_BYTES = 32, FORMAT_WIDTH_MAX = 256, ESCAPE_BYTES = 16 };
 
 void jreal_print(char *out, size_t bytes, double real)
 {
@@ -60,27 +60,33 @@ static void write_piece(struct jwriter *w, const char *data, uint32_t bytes, boo
     jwrite(w, &piece);
 }
 
+/* The escape of a character, or false: it goes out as it is. */
+static bool escape_char(uint32_t c, char quote, char out[ESCAPE_BYTES])
+{
+    if (c == (unsigned char)quote || c == '\\')
+        snprintf(out, ESCAPE_BYTES, "\\%c", (char)c);
+    else if (c == '\n' || c == '\r' || c == '\t')
+        snprintf(out, ESCAPE_BYTES, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
+    else if (printable(c))
+        return false;
+    else if (c < 0x100)
+        snprintf(out, ESCAPE_BYTES, "\\x%02x", c);
+    else
+        snprintf(out, ESCAPE_BYTES, c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
+    return true;
+}
+
 static void write_string_repr(struct jwriter *w, const struct jstr *s, bool trusted)
 {
     bool single = s->bytes > 0 && memchr(s->data, '\'', s->bytes) != NULL;
     bool both = single && memchr(s->data, '"', s->bytes) != NULL;
-    char quote = single && !both ? '"' : '\'', escape[16];
+    char quote = single && !both ? '"' : '\'', escape[ESCAPE_BYTES];
     uint32_t plain = 0, c, bytes; /* [plain, at) goes out as it is */
     jwrite_literal(w, quote == '"' ? "\"" : "'", trusted);
     for (uint32_t at = 0; at < s->bytes && w->in->err.st == ST_OK; at += bytes) {
         bytes = jstr_char(s, at, &c);
-        if (c == (unsigned char)quote || c == '\\')
-            snprintf(escape, sizeof(escape), "\\%c", (char)c);
-        else if (c == '\n' || c == '\r' || c == '\t')
-            snprintf(escape, sizeof(escape), "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
-        else if (printable(c))
+        if (!escape_char(c, quote, escape))
             continue;
-        else
-            snprintf(escape, sizeof(escape),
-                     c < 0x100     ? "\\x%02x"
-                     : c < 0x10000 ? "\\u%04x"
-                                   : "\\U%08x",
-                     c);
         write_piece(w, s->data + plain, at - plain, trusted);
         jwrite_temporary(w, escape, trusted);
         plain = at + bytes;
@@ -521,6 +527,7 @@ static const struct jvalue *format_argument(struct jinterp *in, const struct jca
 
 struct jstr jinja_format(struct jinterp *in, const struct jstr *format, const struct jcall *call)
 {
+    static const char parts[] = {'.', '[', '!', ':'};
     struct jwriter w = {.in = in, .text = {.data = "", .trusted = true}};
     uint32_t next = 0;
     for (uint32_t at = 0; at < format->bytes && jstep(in, 0);) {
@@ -544,7 +551,7 @@ struct jstr jinja_format(struct jinterp *in, const struct jstr *format, const st
         }
         struct jstr field = jstr_part(format, end + 1, (uint32_t)(close - format->data) - end - 1);
         for (uint32_t i = 0; i < field.bytes; i++)
-            if (memchr(".[!:", field.data[i], 4) != NULL)
+            if (memchr(parts, field.data[i], sizeof(parts)) != NULL)
                 jfail(in, "format fields with parts are not supported");
         const struct jvalue *v = format_argument(in, call, &field, &next);
         struct jstr text = v != NULL ? jvalue_str(in, v) : plain;

@@ -274,7 +274,7 @@ static void run_for(struct jinterp *in, const struct jnode *n)
     if (list != NULL && in->err.st == ST_OK && n->c != NULL)
         list = loop_filter(in, n, list);
     struct jloop *loop = in->err.st == ST_OK ? jtake(in, 1, sizeof(*loop)) : NULL;
-    if (loop == NULL || in->err.st != ST_OK)
+    if (list == NULL || loop == NULL || in->err.st != ST_OK)
         return;
     *loop = (struct jloop){.list = list, .tainted = jvalue_tainted(&iterable)};
     value.u.loop = loop;

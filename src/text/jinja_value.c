@@ -402,7 +402,7 @@ static bool dict_grow(struct jinterp *in, struct jdict *dict)
     struct jpair *pairs = jtake(in, cap, sizeof(*pairs));
     if (pairs == NULL)
         return false;
-    if (dict->n > 0)
+    if (dict->pairs != NULL)
         memcpy(pairs, dict->pairs, dict->n * sizeof(*pairs));
     dict->pairs = pairs;
     dict->cap = cap;
@@ -436,7 +436,8 @@ void jdict_put(struct jinterp *in, struct jdict *dict, const struct jvalue *key,
         *at = *value;
         return;
     }
-    if (in->err.st != ST_OK || (dict->n == dict->cap && !dict_grow(in, dict)))
+    bool is_full = dict->pairs == NULL || dict->n == dict->cap;
+    if (in->err.st != ST_OK || (is_full && !dict_grow(in, dict)))
         return;
     if (dict->slots != NULL)
         *slot_of(in, dict, key) = dict->n + 1;

@@ -3,15 +3,16 @@
  * any thread. */
 #include "text/template.h"
 
+#include "base/file.h"
 #include "base/json.h"
 #include "text/jinja.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define FILE_BYTES_MAX (16u << 20)
+#define FILE_BYTES_MAX   (16u << 20)
+#define CONFIG_DEPTH_MAX 64u
 
 struct chat_template {
     struct arena arena; /* tree and texts */
@@ -42,30 +43,16 @@ enum status chat_template_compile(const char *source, size_t bytes, struct chat_
     return ST_OK;
 }
 
-/* Whole file with a NUL behind it; NULL: none, or too large. */
-static char *file_read_all(const char *dir, const char *name, size_t *out_bytes)
+/* A file of the directory, NULL when there is none. */
+static enum status read_optional(const char *dir, const char *name, char **out_text,
+                                 size_t *out_bytes, struct text_error err)
 {
-    char path[4096];
-    if (snprintf(path, sizeof(path), "%s/%s", dir, name) >= (int)sizeof(path))
-        return NULL;
-    FILE *f = fopen(path, "rbe");
-    if (f == NULL)
-        return NULL;
-    struct buf text;
-    char chunk[4096];
-    size_t n;
-    buf_init(&text, FILE_BYTES_MAX);
-    while ((n = fread(chunk, 1, sizeof(chunk), f)) > 0)
-        if (buf_append(&text, chunk, n) != ST_OK)
-            break;
-    bool ok = feof(f) && !ferror(f) && buf_append(&text, "", 1) == ST_OK;
-    fclose(f);
-    if (!ok) {
-        buf_deinit(&text);
-        return NULL;
-    }
-    *out_bytes = text.len - 1;
-    return (char *)text.data;
+    char path[FILE_PATH_BYTES];
+    *out_text = NULL;
+    enum status st = file_path_join(dir, name, path, err);
+    if (st == ST_OK)
+        st = file_read(path, FILE_BYTES_MAX, out_text, out_bytes, err);
+    return st == ST_NOT_FOUND ? ST_OK : st;
 }
 
 /* bos_token is a string, or an object with "content". */
@@ -103,36 +90,49 @@ static enum status load_source(const char *dir, const char *source, size_t bytes
     return st;
 }
 
+/* tokenizer_config.json as a tree, NULL when there is none. */
+static enum status load_config(const char *dir, cJSON **out_root, struct text_error err)
+{
+    char *text;
+    size_t bytes = 0;
+    struct json_error where;
+    enum status st = read_optional(dir, "tokenizer_config.json", &text, &bytes, err);
+    if (text == NULL)
+        return st;
+    st = json_parse(text, bytes, CONFIG_DEPTH_MAX, out_root, &where);
+    free(text);
+    if (st == ST_PARSE)
+        return text_error_set(err, st, "%s/tokenizer_config.json:%u:%u: %s", dir, where.line,
+                              where.column, where.message);
+    return st == ST_OK
+               ? st
+               : text_error_set(err, st, "%s/tokenizer_config.json: %s", dir, status_text(st));
+}
+
 enum status chat_template_load(const char *model_dir, struct chat_template **out, char *err,
                                size_t err_bytes)
 {
-    size_t bytes = 0, config_bytes = 0;
+    char *source = NULL;
+    size_t bytes = 0;
     cJSON *root = NULL;
-    struct json_error where;
-    char *config = file_read_all(model_dir, "tokenizer_config.json", &config_bytes);
-    enum status st = ST_NOT_FOUND;
-    if (config != NULL && json_parse(config, config_bytes, 64, &root, &where) != ST_OK) {
-        snprintf(err, err_bytes, "%s/tokenizer_config.json:%u:%u: %s", model_dir, where.line,
-                 where.column, where.message);
-        free(config);
-        return ST_PARSE;
-    }
-    char *source = file_read_all(model_dir, "chat_template.jinja", &bytes);
+    struct text_error why = {err, err_bytes};
+    enum status st = load_config(model_dir, &root, why);
+    if (st == ST_OK)
+        st = read_optional(model_dir, "chat_template.jinja", &source, &bytes, why);
     const char *in_config = template_of_config(root);
-    if (source != NULL)
+    if (st == ST_OK && source != NULL)
         st = load_source(model_dir, source, bytes, "chat_template.jinja", out, err, err_bytes);
-    else if (in_config != NULL)
+    else if (st == ST_OK && in_config != NULL)
         st = load_source(model_dir, in_config, strlen(in_config),
                          "tokenizer_config.json: chat_template", out, err, err_bytes);
-    else
-        snprintf(err, err_bytes, "%s: no chat template", model_dir);
+    else if (st == ST_OK)
+        st = text_error_set(why, ST_NOT_FOUND, "%s: no chat template", model_dir);
     if (st == ST_OK) {
         (*out)->bos = token_text(root, "bos_token");
         (*out)->eos = token_text(root, "eos_token");
     }
     cJSON_Delete(root);
     free(source);
-    free(config);
     return st;
 }
 

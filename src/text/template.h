@@ -42,8 +42,8 @@ struct chat_inputs {
 enum status chat_template_compile(const char *source, size_t bytes, struct chat_template **out,
                                   char *err, size_t err_bytes);
 /* Reads chat_template.jinja of a model directory, else chat_template of tokenizer_config.json
- * (string, or list of {name, template}: "default"). ST_NOT_FOUND: the model has none. Also bos/eos
- * text. */
+ * (string, or list of {name, template}: "default"). ST_NOT_FOUND: the model has none; ST_IO,
+ * ST_TOO_LARGE: a file that is there cannot be read. Also bos/eos text. */
 enum status chat_template_load(const char *model_dir, struct chat_template **out, char *err,
                                size_t err_bytes);
 void chat_template_free(struct chat_template *tpl);

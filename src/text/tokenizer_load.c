@@ -3,14 +3,13 @@
  * the vocabulary has to be read before everything that refers to it. */
 #include "text/tokenizer_load_int.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include "base/file.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 enum {
     TREE_DEPTH_MAX = 32,
@@ -469,61 +468,24 @@ enum status tokenizer_load_memory(const char *json, size_t bytes, struct tokeniz
     return load_json("tokenizer.json", (const uint8_t *)json, bytes, out_tokenizer, err, err_bytes);
 }
 
-/* Reads a regular file whole. A file that shrinks meanwhile is an error, not a fault: no mapping.
- */
-static enum status read_file(struct tok_loader *loader, int fd, uint8_t **out_data,
-                             size_t *out_bytes)
-{
-    struct stat info;
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode))
-        return tok_load_fail(loader, ST_IO, "not a regular file");
-    if (info.st_size > TOK_FILE_BYTES_MAX)
-        return tok_load_fail(loader, ST_TOO_LARGE, "larger than %d bytes", TOK_FILE_BYTES_MAX);
-    size_t bytes = (size_t)info.st_size, got = 0;
-    uint8_t *data = malloc(bytes + 1);
-    if (data == NULL)
-        return tok_load_fail(loader, ST_NO_MEMORY, "%s", status_text(ST_NO_MEMORY));
-    while (got < bytes) {
-        ssize_t n = read(fd, data + got, bytes - got);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int error = errno;
-            free(data);
-            return tok_load_fail(loader, ST_IO, "read: %s",
-                                 n < 0 ? strerror(error) : "the file became shorter");
-        }
-        got += (size_t)n;
-    }
-    *out_data = data;
-    *out_bytes = bytes;
-    return ST_OK;
-}
-
 enum status tokenizer_load(const char *path, struct tokenizer **out_tokenizer, char *err,
                            size_t err_bytes)
 {
-    char full[4096];
+    char full[FILE_PATH_BYTES], *data = NULL;
     struct stat info;
-    struct tok_loader loader = {
-        .source = path, .err = err, .err_bytes = err != NULL ? err_bytes : 0};
-    if (loader.err_bytes > 0)
+    struct text_error why = {err, err != NULL ? err_bytes : 0};
+    if (why.bytes > 0)
         err[0] = '\0';
-    bool is_dir = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-    int n = snprintf(full, sizeof(full), "%s%s", path, is_dir ? "/tokenizer.json" : "");
-    if (n < 0 || (size_t)n >= sizeof(full))
-        return tok_load_fail(&loader, ST_INVALID, "path is too long");
-    loader.source = full;
-    int fd = open(full, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return tok_load_fail(&loader, errno == ENOENT ? ST_NOT_FOUND : ST_IO, "open: %s",
-                             strerror(errno));
-    uint8_t *data = NULL;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        enum status st = file_path_join(path, "tokenizer.json", full, why);
+        if (st != ST_OK)
+            return st;
+        path = full;
+    }
     size_t bytes = 0;
-    enum status st = read_file(&loader, fd, &data, &bytes);
-    close(fd);
+    enum status st = file_read(path, TOK_FILE_BYTES_MAX, &data, &bytes, why);
     if (st == ST_OK)
-        st = load_json(full, data, bytes, out_tokenizer, err, err_bytes);
+        st = load_json(path, (const uint8_t *)data, bytes, out_tokenizer, err, err_bytes);
     free(data);
     return st;
 }

@@ -64,7 +64,9 @@ static enum status for_each_step(struct tok_loader *l, const cJSON *step, const 
     cJSON_ArrayForEach(item, list)
     {
         char item_path[160];
-        snprintf(item_path, sizeof(item_path), "%s.%s[%u]", path, list_name, i++);
+        int n = snprintf(item_path, sizeof(item_path), "%s.%s[%u]", path, list_name, i++);
+        if (n < 0 || (size_t)n >= sizeof(item_path))
+            return unsupported(l, path, "a Sequence nested this deep");
         enum status st = for_each_step(l, item, item_path, list_name, depth + 1, on_step);
         if (st != ST_OK)
             return st;

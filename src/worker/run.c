@@ -5,8 +5,10 @@
 #include "base/hash.h"
 #include "base/secret.h"
 #include "base/time.h"
+#include "cluster/loop.h"
 #include "observe/log.h"
 #include "worker/loop_int.h"
+#include "worker/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,28 +50,28 @@ void worker_load_progress(struct worker *w, uint32_t permille)
 static enum status worker_pool_open(struct worker *w)
 {
     const struct kv_geometry *g = w->geometry;
-    const struct config *c = w->config;
-    uint64_t n = c->kv.pool_blocks > 0 ? c->kv.pool_blocks : c->kv.pool_bytes / g->block_bytes;
-    if (n < 2 || n > WIRE_TOKENS_MAX) {
-        log_error("KV pool does not fit: change kv.pool_bytes or kv.pool_blocks",
-                  LOG_U64("blocks", n), LOG_U64("block_bytes", g->block_bytes));
-        return ST_INVALID;
+    char why[256];
+    uint32_t n = 0;
+    enum status st = worker_plan_pool(w->config, g, &n, (struct text_error){why, sizeof(why)});
+    if (st != ST_OK) {
+        log_error("KV pool does not fit", LOG_STR("error", why));
+        return st;
     }
     w->pool_bytes = n * g->block_bytes;
-    enum status st = transport_pool_map(0, w->pool_bytes, &w->pool_base);
+    st = transport_pool_map(0, w->pool_bytes, &w->pool_base);
     if (st != ST_OK) {
         log_error("KV pool cannot be mapped", LOG_U64("bytes", w->pool_bytes),
                   LOG_STR("status", status_name(st)));
         return st;
     }
     w->hello.pool = (struct wire_pool){.pool = 0,
-                                       .block_count = (uint32_t)n,
+                                       .block_count = n,
                                        .epoch = secret_u64(),
                                        .layout_hash = g->layout_hash,
                                        .block_tokens = g->block_tokens,
                                        .layer_count = g->layer_count,
                                        .block_bytes = g->block_bytes};
-    return runner_set_pool(engine_thread_runner(w->engine), w->pool_base, (uint32_t)n);
+    return runner_set_pool(engine_thread_runner(w->engine), w->pool_base, n);
 }
 
 /* A unified worker needs no transport. One that does and gets none still serves what it can do
@@ -192,33 +194,16 @@ static void engine_wake(void *arg)
 
 static enum status worker_engine_start(struct worker *w)
 {
-    const struct config *c = w->config;
     uint32_t n_cpus = 0;
     enum status st =
         config_index_list_parse(w->process->worker->cpus, w->cpus, CONFIG_INDEX_MAX + 1, &n_cpus);
     if (st != ST_OK)
         return st;
-    struct runner_opts opts = {
-        .kind = c->model.runner == CONFIG_RUNNER_HASH ? RUNNER_HASH : RUNNER_TRANSFORMER,
-        .model_path = c->model.path,
-        .load_format = c->model.load_format == CONFIG_LOAD_DUMMY ? LOAD_DUMMY : LOAD_AUTO,
-        .dtype = c->model.dtype == CONFIG_DTYPE_F32    ? LOAD_DTYPE_F32
-                 : c->model.dtype == CONFIG_DTYPE_BF16 ? LOAD_DTYPE_BF16
-                                                       : LOAD_DTYPE_AUTO,
-        .seed = c->model.seed,
-        .block_tokens = c->kv.block_tokens,
-        .max_batch_tokens = c->scheduler.max_batch_tokens,
-        .max_seqs = c->scheduler.max_batch_seqs,
-        .max_context_tokens = c->model.max_context_tokens,
-        .n_threads = w->process->worker->threads,
-        .cpus = w->cpus,
-        .n_cpus = n_cpus,
-        .layer_groups = c->kv_transfer.layer_groups,
-        .hash_vocab_size = c->hash.vocab_size,
-        .hash_layer_count = c->hash.layer_count,
-        .hash_step_delay_us = c->hash.step_delay_us,
-        .hash_prefill_delay_us_per_token = c->hash.prefill_delay_us_per_token,
-    };
+    struct runner_opts opts;
+    worker_plan_runner(w->config, &opts);
+    opts.n_threads = w->process->worker->threads;
+    opts.cpus = w->cpus;
+    opts.n_cpus = n_cpus;
     w->load_start_ns = time_monotonic_ns();
     return engine_thread_create(&opts, engine_wake, w, &w->engine);
 }
@@ -251,21 +236,13 @@ static enum status worker_open(struct worker *w, const char *listen)
     return worker_engine_start(w);
 }
 
-static void close_handle(uv_handle_t *handle, void *arg)
-{
-    (void)arg;
-    if (!uv_is_closing(handle))
-        uv_close(handle, NULL);
-}
-
 static void worker_deinit(struct worker *w)
 {
     for (uint32_t i = 0; i < WORKER_CONNS_MAX; i++)
         conn_close(w->conns[i].conn);
     conn_listener_close(w->listener);
     engine_thread_destroy(w->engine); /* before its pool and async go */
-    uv_walk(&w->loop, close_handle, NULL);
-    uv_run(&w->loop, UV_RUN_DEFAULT);
+    loop_shut(&w->loop);
     if (w->transport != NULL)
         w->transport_ops->close(w->transport);
     worker_core_destroy(w->core);
@@ -274,7 +251,6 @@ static void worker_deinit(struct worker *w)
     buf_deinit(&w->record);
     arena_deinit(&w->scratch);
     arena_deinit(&w->record_scratch);
-    uv_loop_close(&w->loop);
 }
 
 int worker_run(const struct config *config, const struct config_process *process,

@@ -23,7 +23,9 @@ BENCH = BINARY_DIR / "dynd-bench"
 MODEL_DIR = ROOT / "configs" / "models" / "dynd-tiny"
 HASH = ["model.runner=hash", "model.path=", "model.name=hash"]
 
-READY_S = 30  # a sanitizer build on a busy machine; an ordinary one takes well under a second
+SLOWDOWN = float(os.environ.get("DYND_TEST_SLOWDOWN", "1"))  # of a sanitizer build
+ANSWER_S = 60 * SLOWDOWN
+READY_S = 30 * SLOWDOWN  # an ordinary start takes well under a second
 STOP_S = 30
 LOG_TAIL_BYTES = 20000
 
@@ -68,7 +70,7 @@ class Daemon:
         self.log_path = log_path
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=ANSWER_S, trust_env=False)
         command = [DYND, "--config", str(config)]
         for item in [f"http.port={self.port}", *sets]:
             command += ["--set", item]

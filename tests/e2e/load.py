@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from conftest import BENCH
+from conftest import BENCH, SLOWDOWN
 
-STREAM_TIMEOUT_S = 30
+STREAM_TIMEOUT_S = 30 * SLOWDOWN
 TOTALS = re.compile(
     r"requests (\d+) +done (\d+) +cancelled (\d+) +errors (\d+) \(http (\d+), stream (\d+), "
     r"short (\d+), transport (\d+), timeout (\d+)\) +wrong (\d+)")

@@ -74,13 +74,16 @@ def test_client_that_leaves_in_its_request_does_no_harm(disagg):
             s.sendall(raw)
 
 
-@pytest.mark.parametrize("method,path,code", [("GET", "/nowhere", 404), ("GET", "/", 404),
-                                              ("GET", "/v1/completions", 405),
-                                              ("DELETE", "/v1/models", 405)])
-def test_wrong_path_or_method(disagg, method, path, code):
+@pytest.mark.parametrize("method,path,http_code,kind,code", [
+    ("GET", "/nowhere", 404, "not_found_error", "not_found"),
+    ("GET", "/", 404, "not_found_error", "not_found"),
+    ("GET", "/v1/completions", 405, "invalid_request_error", "method_not_allowed"),
+    ("DELETE", "/v1/models", 405, "invalid_request_error", "method_not_allowed")])
+def test_wrong_path_or_method(disagg, method, path, http_code, kind, code):
     answer = disagg.http.request(method, path)
-    assert answer.status_code == code
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert answer.status_code == http_code
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == (kind, code)
 
 
 # --- JSON ---
@@ -306,3 +309,115 @@ def test_model_config_that_does_not_fit_the_weights(model):
 def test_broken_chat_template(model):
     (model / "chat_template.jinja").write_text("{% if %}")
     start_fails(model, "template")
+
+
+# --- model files, as `dynd check` sees them ---
+
+
+def check(model, *sets):
+    args = ["check", "--config", UNIFIED, "--set", f"model.path={model}"]
+    for item in sets:
+        args += ["--set", item]
+    return run_dynd(*args)
+
+
+def check_fails(model, *words, sets=()):
+    """One line with these words, nothing printed as fine."""
+    done = check(model, *sets)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("dynd: ") and done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def damage_config(model, **fields):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | fields))
+
+
+def test_check_says_what_the_model_takes():
+    done = run_dynd("check", "--config", UNIFIED, "--set", "kv.pool_blocks=300")
+    assert (done.returncode, done.stderr) == (0, "")
+    head = [line for line in done.stdout.splitlines() if line.startswith("#")]
+    config = json.loads((MODEL_DIR / "config.json").read_text())
+    head_bytes = 2 * config["num_key_value_heads"] * 64 * config["head_dim"] * 2
+    block_bytes = config["num_hidden_layers"] * head_bytes
+    assert head[0] == "# model dynd-tiny"
+    assert "5771264 parameters" in head[2] and "bytes a worker" in head[2]
+    assert f"300 blocks of 64 tokens, {block_bytes} bytes a block" in head[3]
+
+
+def test_check_of_a_whole_copy_is_fine(model):
+    done = check(model)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_check_names_the_missing_model_directory(tmp_path):
+    check_fails(tmp_path / "nowhere", "nowhere", "No such file")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_check_names_the_missing_file(model, name):
+    (model / name).unlink()
+    check_fails(model, str(model), name)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 4, 1000, 100000, -1])
+def test_check_of_truncated_weights(model, n_bytes):
+    path = model / "model.safetensors"
+    cut(path, n_bytes if n_bytes >= 0 else path.stat().st_size - 1)
+    check_fails(model, "model.safetensors")
+
+
+def test_check_of_weights_that_config_does_not_fit(model):
+    damage_config(model, hidden_size=2048)
+    check_fails(model, str(model), "config.json")
+
+
+def test_check_of_a_model_that_is_not_supported(model):
+    damage_config(model, architectures=["OtherForCausalLM"])
+    check_fails(model, "config.json", "OtherForCausalLM")
+
+
+def test_check_of_cut_text_files(model):
+    cut(model / "config.json", 40)
+    check_fails(model, "config.json", "line ")
+    shutil.copy(MODEL_DIR / "config.json", model)
+    cut(model / "tokenizer.json", 1000)
+    check_fails(model, "tokenizer cannot be loaded", "tokenizer.json")
+    shutil.copy(MODEL_DIR / "tokenizer.json", model)
+    (model / "chat_template.jinja").write_text("{% if %}")
+    check_fails(model, "chat template cannot be used", "chat_template.jinja", "line 1")
+
+
+def test_check_of_an_unreadable_template_does_not_pass_for_none(model):
+    (model / "chat_template.jinja").unlink()
+    (model / "chat_template.jinja").mkdir()
+    check_fails(model, "chat_template.jinja", "Is a directory")
+
+
+def test_check_says_that_there_is_no_template(model):
+    (model / "chat_template.jinja").unlink()
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    done = check(model)
+    assert done.returncode == 0 and "no chat template" in done.stdout
+
+
+def test_check_of_settings_that_the_model_cannot_take(model):
+    check_fails(model, "max_context_tokens", sets=["model.max_context_tokens=1000000"])
+    check_fails(model, "kv.pool_bytes", sets=["kv.pool_blocks=1"])
+
+
+def test_check_of_dummy_weights_needs_no_weights(model):
+    (model / "model.safetensors").unlink()
+    done = check(model, "model.load_format=dummy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "5771264 parameters" in done.stdout
+
+
+def test_check_of_the_hash_runner_needs_no_model():
+    done = check("", "model.runner=hash")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "blocks of 64 tokens" in done.stdout and "parameters" not in done.stdout

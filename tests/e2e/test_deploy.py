@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from conftest import DYND, ROOT, die_with_parent, free_port, run_dynd, wait_until
+from conftest import ANSWER_S, DYND, ROOT, die_with_parent, free_port, run_dynd, wait_until
 
 OVERLAYS = ROOT / "deploy" / "kustomize" / "overlays"
 KUBERNETES_VERSION = "1.31"
@@ -207,7 +207,7 @@ class Pods:
 
     def start(self, name, container, address, folder):
         env = {"PATH": os.environ["PATH"]}
-        env.update((k, v) for k, v in os.environ.items() if k.endswith("SAN_OPTIONS"))
+        env.update((k, v) for k, v in os.environ.items() if k.endswith("SAN_OPTIONS") or k.startswith("UCX_"))
         for item in container.get("env", ()):
             assert item["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
             env[item["name"]] = f"{name}-0"
@@ -257,7 +257,7 @@ def test_deploy_command_lines_serve_and_drain(overlay, pods):
     for path in ("/live", "/ready"):
         assert httpx.get(pods.url + path, trust_env=False).status_code == 200
     body = {"model": "dynd-tiny", "temperature": 0, "messages": [{"role": "user", "content": "What is dynd?"}]}
-    answer = httpx.post(pods.url + "/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    answer = httpx.post(pods.url + "/v1/chat/completions", json=body, timeout=ANSWER_S, trust_env=False)
     assert answer.status_code == 200, answer.text
     assert "daemon" in answer.json()["choices"][0]["message"]["content"]
     if overlay == "disagg":

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import hash_model
-from conftest import HASH, running
+from conftest import ANSWER_S, HASH, running
 
 N_REQUESTS = 200
 AT_ONCE = 32
@@ -84,7 +84,7 @@ def check_oracle(daemon, seed, **lengths):
     shared = [rng.randrange(VOCAB_SIZE) for _ in range(200)]
     requests = [make_request(rng, shared, **lengths) for _ in range(N_REQUESTS)]
     limits = httpx.Limits(max_connections=AT_ONCE)
-    with httpx.Client(base_url=daemon.url, timeout=60, trust_env=False, limits=limits) as client:
+    with httpx.Client(base_url=daemon.url, timeout=ANSWER_S, trust_env=False, limits=limits) as client:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             results = list(pool.map(lambda r: play(client, r), requests))
     assert [r for r in results if r not in ("equal", "broken off")] == []

@@ -3,6 +3,8 @@
 import openai
 import pytest
 
+from conftest import ANSWER_S
+
 MODEL = "dynd-tiny"
 RAINBOW = [2789]  # the model goes on: ", orange, yellow, green, blue, indigo and violet ..."
 QUESTION = [{"role": "user", "content": "What is dynd?"}]
@@ -10,7 +12,7 @@ QUESTION = [{"role": "user", "content": "What is dynd?"}]
 
 @pytest.fixture(scope="module")
 def client(disagg):
-    with openai.OpenAI(base_url=f"{disagg.url}/v1", api_key="none", timeout=60,
+    with openai.OpenAI(base_url=f"{disagg.url}/v1", api_key="none", timeout=ANSWER_S,
                        max_retries=0) as made:
         yield made
 

@@ -18,6 +18,7 @@ static struct {
     enum status fail;
     char rendered[4096]; /* the last text, cut */
     int has_kwargs;
+    int n_tools; /* -1: the template got none */
 } api_fake_template;
 
 static inline void api_fake_segment(struct chat_render *out, const char *text, uint32_t trusted)
@@ -75,6 +76,7 @@ enum status chat_template_render(const struct chat_template *tpl, const struct c
     if (in->add_generation_prompt)
         api_fake_segment(out, "<|im_start|>assistant\n", 1);
     api_fake_template.has_kwargs = in->kwargs != NULL;
+    api_fake_template.n_tools = in->tools != NULL ? cJSON_GetArraySize(in->tools) : -1;
     snprintf(api_fake_template.rendered, sizeof(api_fake_template.rendered), "%.*s",
              (int)out->text.len, out->text.len > 0 ? (const char *)out->text.data : "");
     return ST_OK;

@@ -28,6 +28,10 @@ struct bad {
     const char *code, *param, *message;
 };
 
+#define TOOL       "{'type':'function','function':{'name':'f'}}"
+#define TOOL_JSON  "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"
+#define CHAT_TOOLS "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":["
+
 static struct tokenizer *tokenizer;
 
 static int setup(void **state)
@@ -65,8 +69,8 @@ static void describe(const struct api_request *req, struct buf *out)
     for (uint32_t i = 0; i < s->n_stop_ids; i++)
         buf_printf(out, "%u,", s->stop_ids[i]);
     if (req->endpoint == API_CHAT)
-        buf_printf(out, " chat=%s kwargs=%d", api_fake_template.rendered,
-                   api_fake_template.has_kwargs);
+        buf_printf(out, " chat=%s kwargs=%d tools=%d", api_fake_template.rendered,
+                   api_fake_template.has_kwargs, api_fake_template.n_tools);
     buf_append(out, "", 1);
 }
 
@@ -210,8 +214,19 @@ static const struct good good[] = {
     {H, M "'top_logprobs':0,'logprobs':false}", "n=1"},
     {H, M "'response_format':{'type':'text'}}", "n=1"},
     {H, M "'response_format':{'schema':{},'type':'text'}}", "n=1"},
-    {H, M "'tools':[],'tool_choice':'none','functions':[ ]}", "n=1"},
-    {H, M "'tools':null,'tool_choice':'auto','function_call':'none'}", "n=1"},
+    {H, M "'tools':[],'tool_choice':'none','functions':[ ]}", "tools=-1"},
+    {H, M "'tools':null,'tool_choice':'auto','function_call':'none'}", "tools=-1"},
+    {H, M "'tools':[" TOOL "]}", "tools=1"},
+    {H, M "'tools':[" TOOL "," TOOL "],'tool_choice':'auto'}", "tools=2"},
+    {H, M "'tools':[" TOOL "],'tool_choice':'none'}", "tools=-1"},
+    {H,
+     M "'tools':[{'type':'function','function':{'name':'f','description':'d','strict':null,"
+       "'parameters':{'type':'object','properties':{'x':{'type':'integer'}}}}}]}",
+     "tools=1"},
+    {H,
+     M "'tools':[{'type':'function','function':{'name':'f','description':null,"
+       "'parameters':null}}]}",
+     "tools=1"},
     {H, M "'parallel_tool_calls':true,'reasoning_effort':'low','service_tier':'auto'}", "n=1"},
     /* chats */
     {H, M "'max_completion_tokens':8}", "max=8 "},
@@ -370,8 +385,29 @@ static const struct bad bad[] = {
     {C, P "'use_beam_search':true}", 400, "unsupported_value", "use_beam_search", ""},
     {C, P "'guided_json':{}}", 400, "unsupported_value", "guided_json", ""},
     {C, P "'prompt_logprobs':0}", 400, "unsupported_value", "prompt_logprobs", ""},
-    {H, M "'tools':[{'type':'function'}]}", 400, "unsupported_value", "tools", ""},
-    {H, M "'tools':7}", 400, "invalid_type", "tools", "a list, got a number"},
+    {H, M "'tools':7}", 400, "invalid_type", "tools", "a list of at most 128 tools, got a number"},
+    {H, M "'tools':{}}", 400, "invalid_type", "tools", "got an object"},
+    {H, M "'tools':[7]}", 400, "invalid_type", "tools[0]", "tools[0] must be an object"},
+    {H, M "'tools':[" TOOL ",[]]}", 400, "invalid_type", "tools[1]", "must be an object"},
+    {H, M "'tools':[{}]}", 400, "invalid_value", "tools[0].type", "must be \"function\""},
+    {H, M "'tools':[" TOOL ",{'type':'code'}]}", 400, "invalid_value", "tools[1].type", ""},
+    {H, M "'tools':[{'type':'function'}]}", 400, "invalid_type", "tools[0].function",
+     "tools[0].function must be an object"},
+    {H, M "'tools':[{'type':'function','function':[]}]}", 400, "invalid_type", "tools[0].function",
+     ""},
+    {H, M "'tools':[{'type':'function','function':{}}]}", 400, "invalid_value",
+     "tools[0].function.name", "must be a string of 1 to 256 bytes"},
+    {H, M "'tools':[{'type':'function','function':{'name':''}}]}", 400, "invalid_value",
+     "tools[0].function.name", ""},
+    {H, M "'tools':[{'type':'function','function':{'name':7}}]}", 400, "invalid_value",
+     "tools[0].function.name", ""},
+    {H, M "'tools':[{'type':'function','function':{'name':'f','parameters':[]}}]}", 400,
+     "invalid_type", "tools[0].function.parameters", "must be an object"},
+    {H, M "'tools':[{'type':'function','function':{'name':'f','description':1}}]}", 400,
+     "invalid_type", "tools[0].function.description", "must be a string"},
+    {H, M "'tools':[7],'tool_choice':'none'}", 400, "invalid_type", "tools[0]", ""},
+    {H, M "'tools':[" TOOL "],'tool_choice':'required'}", 400, "unsupported_value", "tool_choice",
+     ""},
     {H, M "'tool_choice':'required'}", 400, "unsupported_value", "tool_choice", ""},
     {H, M "'tool_choice':{'type':'function'}}", 400, "unsupported_value", "tool_choice", ""},
     {H, M "'tool_choice':1}", 400, "invalid_type", "tool_choice", ""},
@@ -436,8 +472,10 @@ static void test_api_request_damaged_bodies_are_survived(void **state)
     char chat[] =
         "{'messages':[{'role':'user','content':[{'type':'text','text':'x'}]},"
         "{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':'{}'}}]}]}";
-    char *bodies[] = {body, chat};
-    for (int b = 0; b < 2; b++) {
+    char tools[] = "{'messages':[{'role':'user','content':'x'}],'tools':[{'type':'function',"
+                   "'function':{'name':'f','description':'d','parameters':{'type':'object'}}}]}";
+    char *bodies[] = {body, chat, tools};
+    for (int b = 0; b < 3; b++) {
         size_t n = strlen(bodies[b]);
         for (size_t i = 0; i < n; i++) {
             static const char bytes[] = "\"{}[]:,0-n\xff";
@@ -519,6 +557,24 @@ static void test_api_request_bounds_hold_for_large_bodies(void **state)
     assert_int_equal(parse_sized(&ctx, H, "{\"messages\":[", "{},", 100000, "{}]}", &req, &err),
                      ST_INVALID);
     assert_string_equal(err.message, "messages must hold at most 65536 values");
+    ctx.limits.context_tokens = 400;
+    assert_int_equal(
+        parse_sized(&ctx, H, CHAT_TOOLS, TOOL_JSON ",", 127, TOOL_JSON "]}", &req, &err), ST_OK);
+    assert_int_equal(api_fake_template.n_tools, 128);
+    api_request_free(req);
+    assert_int_equal(
+        parse_sized(&ctx, H, CHAT_TOOLS, TOOL_JSON ",", 128, TOOL_JSON "]}", &req, &err),
+        ST_INVALID);
+    assert_string_equal(err.message, "tools must be a list of at most 128 tools");
+    assert_int_equal(parse_sized(&ctx, H, CHAT_TOOLS, "[],", 100000, "[]]}", &req, &err),
+                     ST_INVALID);
+    assert_string_equal(err.message, "tools must hold at most 65536 values");
+    assert_int_equal(parse_sized(&ctx, H,
+                                 CHAT_TOOLS "{\"type\":\"function\",\"function\":{\"name\":\"", "f",
+                                 257, "\"}}]}", &req, &err),
+                     ST_INVALID);
+    assert_string_equal(err.param, "tools[0].function.name");
+    ctx.limits.context_tokens = 100;
     assert_int_equal(
         parse_sized(&ctx, C, "{\"x\":[", "{\"y\":[]},", 100000, "0],\"prompt\":\"1\"}", &req, &err),
         ST_OK);

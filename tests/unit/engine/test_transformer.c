@@ -408,6 +408,11 @@ static void expect_no_runner(const struct runner_opts *opts, enum status wanted,
     if (st != wanted || strstr(err, needle) == NULL)
         fail_msg("%s: got %d, \"%s\"", needle, (int)st, err);
     assert_null(runner);
+    /* Measuring, which neither loads nor opens a device, refuses it in the same words. */
+    struct runner_size size;
+    char measure_err[512] = "";
+    assert_int_equal(runner_measure(opts, &size, measure_err, sizeof(measure_err)), st);
+    assert_string_equal(measure_err, err);
 }
 
 static void test_transformer_bad_options_are_refused_in_words(void **state)
@@ -462,6 +467,13 @@ static void test_transformer_info_and_geometry_come_from_the_model(void **state)
     assert_int_equal(g->block_bytes, 2 * g->layer_bytes);
     assert_int_equal(runner_geometry(bf16.runner)->elem_bytes, 2);
     assert_true(runner_geometry(bf16.runner)->layout_hash != g->layout_hash);
+    struct runner_size size;
+    struct runner_opts opts = opts_of(&qwen3, LOAD_DTYPE_AUTO);
+    assert_int_equal(runner_measure(&opts, &size, NULL, 0), ST_OK);
+    assert_int_equal(size.geometry.block_bytes, g->block_bytes);
+    assert_true(size.geometry.layout_hash == g->layout_hash);
+    assert_int_equal(size.max_context_tokens, 512);
+    assert_true(size.n_params > 0 && size.weight_bytes >= 4 * size.n_params);
     assert_false(hash128_equal(&info->model_hash, &runner_info(bf16.runner)->model_hash));
     kit_close(&kit);
     kit_close(&bf16);

@@ -189,7 +189,8 @@ static void test_http_server_too_many_connections_get_503(void **state)
     exchange(f, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_has("HTTP/1.1 503 ");
     assert_has("Retry-After: 1\r\n");
-    assert_has("\"type\":\"server_error\"");
+    assert_has("\"type\":\"service_unavailable\"");
+    assert_has("\"code\":\"unavailable\"");
     close(a);
     close(b);
     fixture_wait(f, &f->n_closed, 2);
@@ -227,7 +228,7 @@ static void test_http_server_refused_upload_gets_its_answer(void **state)
     client_send(fd, body, 4 * MIB);
     client_read(fd, NULL);
     assert_has("HTTP/1.1 413 ");
-    assert_has("request_too_large");
+    assert_has("\"code\":\"too_large\"");
     close(fd);
     free(body);
     fixture_destroy(f);

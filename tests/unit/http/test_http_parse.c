@@ -37,7 +37,6 @@ static struct verdict parse_run(const char *raw, size_t bytes, size_t cut)
         if (phase == HTTP_PHASE_ERROR) {
             verdict.error = http_parse_message(p)->error_code;
             assert_non_null(http_parse_message(p)->error_text);
-            assert_non_null(http_parse_message(p)->error_label);
             break;
         }
         if (phase != HTTP_PHASE_DONE) {

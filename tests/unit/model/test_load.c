@@ -244,6 +244,14 @@ static void expect_refused(const char *file_config, const char *skip, const char
         fail_msg("%s: got %s, \"%s\"", needle, status_name(st), err);
     if (st == ST_OK)
         model_weights_deinit(&w);
+    /* Headers alone tell the same. */
+    struct model_desc d = desc_of(config);
+    struct model_load_opts opts = {.dir = dir.path, .dtype = OPS_F32};
+    char check_err[256] = "";
+    uint64_t bytes = 7;
+    assert_int_equal(model_load_check(&d, &opts, &bytes, (struct text_error){check_err, 256}), st);
+    assert_string_equal(check_err, err);
+    assert_true(bytes == 7 || st == ST_OK);
     device_close(dev);
     model_dir_remove(&dir);
 }
@@ -352,9 +360,37 @@ static void test_load_dummy_needs_no_file_and_follows_its_seed(void **state)
     device_close(dev);
 }
 
+static uint64_t checked_bytes(const char *dir, const char *config, enum ops_dtype dtype)
+{
+    struct model_desc d = desc_of(config);
+    struct model_load_opts opts = {.dir = dir, .dummy = dir[0] == '\0', .dtype = dtype};
+    uint64_t bytes = 0;
+    char err[256] = "";
+    if (model_load_check(&d, &opts, &bytes, (struct text_error){err, sizeof(err)}) != ST_OK)
+        fail_msg("%s", err);
+    return bytes;
+}
+
+static void test_load_check_counts_what_the_weights_take(void **state)
+{
+    struct model_dir dir;
+    struct model_desc d = desc_of(CONFIG_QWEN2);
+    (void)state;
+    model_dir_make(&dir);
+    tiny_model_write(&dir, CONFIG_QWEN2, NULL, NULL);
+    uint64_t f32 = checked_bytes(dir.path, CONFIG_QWEN2, OPS_F32);
+    uint64_t bf16 = checked_bytes(dir.path, CONFIG_QWEN2, OPS_BF16);
+    assert_true(f32 >= 4 * model_desc_param_count(&d)); /* rows are padded */
+    assert_true(f32 < 5 * model_desc_param_count(&d));
+    assert_true(bf16 < f32);
+    assert_int_equal(checked_bytes("", CONFIG_QWEN2, OPS_F32), f32); /* dummy: no file */
+    model_dir_remove(&dir);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_load_check_counts_what_the_weights_take),
         cmocka_unit_test(test_load_every_matrix_lies_where_it_belongs),
         cmocka_unit_test(test_load_bf16_rounds_f32_to_nearest),
         cmocka_unit_test(test_load_f16_at_odd_addresses_is_exact_in_f32),

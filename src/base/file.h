@@ -1,8 +1,8 @@
-/* Reading and mapping the files of a model directory. Any thread. */
-#ifndef MODEL_FILE_H
-#define MODEL_FILE_H
+/* Reading and mapping whole regular files. Errors name the path and the reason. Any thread. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
 
-#include "model/text_error.h"
+#include "base/text_error.h"
 
 #include <stdint.h>
 
@@ -11,8 +11,8 @@
 /* dir/name into out[FILE_PATH_BYTES]. ST_TOO_LARGE. */
 enum status file_path_join(const char *dir, const char *name, char *out, struct text_error err);
 /* Whole file into malloc'd memory with a NUL behind it; the caller frees *out_data.
- * ST_NOT_FOUND: no such file (err is set too); ST_TOO_LARGE: over bytes_max; ST_IO; ST_NO_MEMORY.
- */
+ * ST_NOT_FOUND: no such file (err is set too); ST_TOO_LARGE: over bytes_max; ST_IO: not a regular
+ * file, or reading failed; ST_NO_MEMORY. A file that shrinks meanwhile is ST_IO, not a fault. */
 enum status file_read(const char *path, size_t bytes_max, char **out_data, size_t *out_bytes,
                       struct text_error err);
 

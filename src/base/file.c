@@ -1,7 +1,8 @@
-#include "model/file.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,12 @@ enum status file_path_join(const char *dir, const char *name, char *out, struct 
     return ST_OK;
 }
 
+static enum status cannot_read(struct text_error err, enum status st, const char *path,
+                               const char *why)
+{
+    return text_error_set(err, st, "%s: cannot be read: %s", path, why);
+}
+
 /* Opens a regular file and tells its size. */
 static enum status open_regular(const char *path, int *out_fd, uint64_t *out_bytes,
                                 struct text_error err)
@@ -24,32 +31,36 @@ static enum status open_regular(const char *path, int *out_fd, uint64_t *out_byt
     /* O_NONBLOCK: a FIFO in place of a file must not hang the start. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
-        int code = errno;
-        return text_error_set(err, code == ENOENT || code == ENOTDIR ? ST_NOT_FOUND : ST_IO,
-                              "%s: %s", path, strerror(code));
+        enum status st = errno == ENOENT || errno == ENOTDIR ? ST_NOT_FOUND : ST_IO;
+        return cannot_read(err, st, path, strerror(errno));
     }
-    struct stat st;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0) {
+    struct stat info;
+    bool known = fstat(fd, &info) == 0;
+    if (!known || !S_ISREG(info.st_mode) || info.st_size < 0) {
         close(fd);
-        return text_error_set(err, ST_IO, "%s: not a regular file", path);
+        return cannot_read(err, ST_IO, path,
+                           known && S_ISDIR(info.st_mode) ? strerror(EISDIR)
+                                                          : "not a regular file");
     }
     *out_fd = fd;
-    *out_bytes = (uint64_t)st.st_size;
+    *out_bytes = (uint64_t)info.st_size;
     return ST_OK;
 }
 
-static enum status read_all(int fd, char *data, size_t bytes)
+/* Reads exactly `bytes`; else errno says why not, 0: the file ended before. */
+static bool read_all(int fd, char *data, size_t bytes)
 {
     size_t at = 0;
     while (at < bytes) {
+        errno = 0;
         ssize_t n = read(fd, data + at, bytes - at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return ST_IO;
+            return false;
         at += (size_t)n;
     }
-    return ST_OK;
+    return true;
 }
 
 enum status file_read(const char *path, size_t bytes_max, char **out_data, size_t *out_bytes,
@@ -67,13 +78,15 @@ enum status file_read(const char *path, size_t bytes_max, char **out_data, size_
     char *data = malloc((size_t)bytes + 1);
     if (data == NULL) {
         close(fd);
-        return text_error_set(err, ST_NO_MEMORY, "%s: out of memory", path);
+        return cannot_read(err, ST_NO_MEMORY, path, status_text(ST_NO_MEMORY));
     }
-    st = read_all(fd, data, (size_t)bytes);
+    bool whole = read_all(fd, data, (size_t)bytes);
+    int code = errno;
     close(fd);
-    if (st != ST_OK) {
+    if (!whole) {
         free(data);
-        return text_error_set(err, st, "%s: cannot be read", path);
+        return cannot_read(err, ST_IO, path,
+                           code != 0 ? strerror(code) : "the file became shorter");
     }
     data[bytes] = '\0';
     *out_data = data;
