@@ -1,6 +1,7 @@
-/* dynd-bench: load generator and kernel benchmark. */
+/* dynd-bench: load generator, kernel and step benchmark. */
 #include "bench_kernels.h"
 #include "bench_load.h"
+#include "bench_step.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +12,10 @@ int main(int argc, char **argv)
         return bench_load(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "kernels") == 0)
         return bench_kernels(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "step") == 0)
+        return bench_step(argc - 1, argv + 1);
     fprintf(stderr, "usage: dynd-bench load ...     load generator for a running server\n"
-                    "       dynd-bench kernels ...  CPU kernels against the memory bandwidth\n");
+                    "       dynd-bench kernels ...  CPU kernels against the memory bandwidth\n"
+                    "       dynd-bench step ...     steps of the engine against their limits\n");
     return 2;
 }

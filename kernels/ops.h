@@ -3,8 +3,10 @@
  * The engine does not call kernels: it fills one of these structs and calls the entry of the same
  * name in `struct device_ops` (src/device/device.h), which validates and runs it. All pointers are
  * memory of that device, borrowed for the call. Strides count elements, not bytes.
- * Activations between ops are f32. Weights are f32 or bf16 (a checkpoint's f16 is converted when
- * it is packed). This header stays in the common subset of C and C++.
+ * Activations between ops are f32 on the CPU and, but for the residual stream and logits, bf16 on
+ * CUDA (device_ops.activation); fields x_dtype, y_dtype say which. Weights are f32 or bf16 (a
+ * checkpoint's f16 is converted when it is packed). This header stays in the common subset of C and
+ * C++.
  *
  * Batch invariance (CPU): the bits of an output row depend on that row's inputs alone; not on its
  * neighbours, on n_rows, on chunking, on the block size of the KV pool, or on the number of
@@ -19,10 +21,16 @@
 extern "C" {
 #endif
 
+#ifdef __CUDACC__
+#define OPS_INLINE static inline __host__ __device__
+#else
+#define OPS_INLINE static inline
+#endif
+
 enum ops_dtype { OPS_F32 = 0, OPS_BF16 = 1, OPS_F16 = 2 };
 
 /* Bytes of one element; 0 for an unknown dtype. */
-static inline uint32_t ops_dtype_bytes(enum ops_dtype dtype)
+OPS_INLINE uint32_t ops_dtype_bytes(enum ops_dtype dtype)
 {
     return dtype == OPS_F32 ? 4u : (dtype == OPS_BF16 || dtype == OPS_F16) ? 2u : 0u;
 }
@@ -34,8 +42,8 @@ static inline uint32_t ops_dtype_bytes(enum ops_dtype dtype)
 #define OPS_HEADS_PER_KV_MAX 64u /* query heads that share one KV head */
 
 /* ---- Weights ---------------------------------------------------------------------------------
- * Packed matrix W[n, k]: panels of 32 rows of W, zero-padded. 64-byte aligned.
- *   bf16: [ceil(n/32)][ceil(k/2)][32][2]   the pair (k, k+1) of a column lies together
+ * Packed matrix W[n, k], 64-byte aligned. CUDA: row-major. CPU: panels of 32 rows of W,
+ * zero-padded. bf16: [ceil(n/32)][ceil(k/2)][32][2]   the pair (k, k+1) of a column lies together
  *   f32:  [ceil(n/32)][k][32]                                                                   */
 
 /* Bytes of a packed matrix (a multiple of 64); 0 when the dtype cannot be packed or the size
@@ -46,8 +54,9 @@ size_t ops_gemm_packed_bytes(enum ops_dtype dtype, uint64_t n, uint64_t k);
  * up) become one by packing each at its own n_first: rows [n_first, n_first + n_rows) of the
  * packed matrix. Padding of the last panel is zeroed by the call that writes row n-1.
  * bf16 from f32 or f16 rounds to nearest even; f32 from bf16 or f16 is exact.
- * Shapes   src [n_rows, k] row-major, row stride src_stride; dst ops_gemm_packed_bytes(dst_dtype,
- * n, k) dst may hold anything before; src need only be aligned to its element. */
+ * Shapes   src [n_rows, k] row-major, row stride src_stride, in memory of the host or of the
+ * device; dst ops_gemm_packed_bytes(dst_dtype, n, k) dst may hold anything before; src need only be
+ * aligned to its element. */
 struct gemm_pack_args {
     const void *src;
     enum ops_dtype src_dtype; /* any */
@@ -73,16 +82,18 @@ struct random_fill_args {
 /* gemm: y[m,n] = sum_k x[m,k] * W[n,k] (+ bias[n])
  * With bf16 weights x is rounded to bf16 (nearest even) and products are summed in f32; with f32
  * weights x stays f32.
- * Shapes   x [n_rows, k] f32, stride x_stride; w packed [n, k]; bias [n] f32 or NULL;
- *          y [n_rows, n] f32, stride y_stride; y overlaps neither x nor w
+ * Shapes   x [n_rows, k], stride x_stride; w packed [n, k]; bias [n] f32 or NULL;
+ *          y [n_rows, n], stride y_stride; y overlaps neither x nor w
  * Checked  tests/ops/test_gemm.c */
 struct gemm_args {
-    const float *x;
+    const void *x;
+    enum ops_dtype x_dtype;
     uint64_t x_stride;
     const void *w;
     enum ops_dtype w_dtype; /* OPS_F32, OPS_BF16 */
     const float *bias;
-    float *y;
+    void *y;
+    enum ops_dtype y_dtype;
     uint64_t y_stride;
     uint32_t n_rows, n, k;
 };
@@ -90,7 +101,7 @@ struct gemm_args {
 /* embedding: y[r,:] = table[ids[r],:], also a plain row gather when the dtype is f32.
  * Shapes   ids [n_rows]; table [n_vocab, n_cols] row-major of dtype, or, with is_packed, the packed
  *          matrix [n_vocab, n_cols] of gemm (tied embeddings need one copy only);
- *          y [n_rows, n_cols] f32, stride y_stride
+ *          y [n_rows, n_cols] of y_dtype, stride y_stride
  * An id >= n_vocab gives a row of zeros. */
 struct embedding_args {
     const uint32_t *ids;
@@ -98,7 +109,8 @@ struct embedding_args {
     enum ops_dtype dtype; /* any; packed: OPS_F32, OPS_BF16 */
     uint32_t is_packed;   /* 0, 1 */
     uint32_t n_vocab, n_cols;
-    float *y;
+    void *y;
+    enum ops_dtype y_dtype;
     uint64_t y_stride;
     uint32_t n_rows;
 };
@@ -108,16 +120,18 @@ struct embedding_args {
 /* rmsnorm: y[r,h,c] = v[c] * w[c] / sqrt(mean_c(v[c]^2) + eps), v = x[r,h,:] (+ residual[r,:])
  * With residual (n_heads must be 1) the sum is also written back: residual += x.
  * Per-head qk-norm: n_heads > 1, n_cols = head_dim, heads lie side by side in a row.
- * Shapes   x, y [n_rows, n_heads, n_cols] f32, strides x_stride, y_stride; y may be x itself;
+ * Shapes   x, y [n_rows, n_heads, n_cols], strides x_stride, y_stride; y may be x itself;
  *          residual [n_rows, n_cols] f32, stride residual_stride, or NULL; w [n_cols] f32
  * Source   Zhang & Sennrich 2019, arXiv:1910.07467 */
 struct rmsnorm_args {
-    const float *x;
+    const void *x;
+    enum ops_dtype x_dtype;
     uint64_t x_stride;
     float *residual;
     uint64_t residual_stride;
     const float *w;
-    float *y;
+    void *y;
+    enum ops_dtype y_dtype;
     uint64_t y_stride;
     uint32_t n_rows, n_heads, n_cols;
     float eps;
@@ -140,13 +154,14 @@ struct rope_args {
 };
 
 /* silu_mul: y[r,c] = silu(x[r,c]) * x[r, n_cols + c], silu(g) = g / (1 + exp(-g))
- * Shapes   x [n_rows, 2 * n_cols] f32 (gate, then up), stride x_stride; y [n_rows, n_cols] f32,
- *          stride y_stride; y may start at x with the same stride */
+ * Shapes   x [n_rows, 2 * n_cols] (gate, then up), stride x_stride; y [n_rows, n_cols], stride
+ *          y_stride; y may start at x with the same stride */
 struct silu_mul_args {
-    const float *x;
+    const void *x;
     uint64_t x_stride;
-    float *y;
+    void *y;
     uint64_t y_stride;
+    enum ops_dtype dtype; /* of x and y */
     uint32_t n_rows, n_cols;
 };
 
@@ -160,15 +175,15 @@ struct ops_kv_pool {
 };
 
 /* Bytes of one block over all layers. */
-static inline uint64_t ops_kv_block_bytes(const struct ops_kv_pool *pool)
+OPS_INLINE uint64_t ops_kv_block_bytes(const struct ops_kv_pool *pool)
 {
     return (uint64_t)pool->n_layers * pool->n_kv_heads * 2u * pool->block_tokens * pool->head_dim *
            ops_dtype_bytes(pool->dtype);
 }
 
 /* Byte offset in the pool of the K (is_v = 0) or V (is_v = 1) plane [token][head_dim]. */
-static inline uint64_t ops_kv_plane_offset(const struct ops_kv_pool *pool, uint32_t block,
-                                           uint32_t layer, uint32_t kv_head, uint32_t is_v)
+OPS_INLINE uint64_t ops_kv_plane_offset(const struct ops_kv_pool *pool, uint32_t block,
+                                        uint32_t layer, uint32_t kv_head, uint32_t is_v)
 {
     uint64_t plane = ((uint64_t)layer * pool->n_kv_heads + kv_head) * 2u + is_v;
     return (uint64_t)block * pool->block_bytes +
@@ -177,13 +192,21 @@ static inline uint64_t ops_kv_plane_offset(const struct ops_kv_pool *pool, uint3
 
 /* Rows of a step: token r belongs to sequence seq[r] of this step and has position pos[r] in it.
  * Position p lives in block block_table[seq * table_stride + p / block_tokens], at token
- * p % block_tokens. Only entries for positions that an op touches are read. */
+ * p % block_tokens. Only entries for positions that an op touches are read.
+ * CUDA needs the rows by sequence too: sequence s has rows [row_first[s], row_first[s + 1]), which
+ * are the last of its kv_tokens[s] positions. A row with pos OPS_NO_POSITION, and a sequence with
+ * kv_tokens 0, is padding there: it writes no KV, and its results are anything. */
+#define OPS_NO_POSITION UINT32_MAX
 struct ops_rows {
     uint32_t n_rows;
     const uint32_t *seq;         /* [n_rows] row of block_table */
     const uint32_t *pos;         /* [n_rows] */
     const uint32_t *block_table; /* [n_seqs, table_stride] block indices */
     uint32_t table_stride;       /* entries */
+    uint32_t n_seqs;
+    uint32_t rows_max;         /* most rows of a sequence */
+    const uint32_t *row_first; /* [n_seqs + 1] */
+    const uint32_t *kv_tokens; /* [n_seqs] */
 };
 
 /* kv_write: stores k and v of each row at its position; bf16 rounds to nearest even.
@@ -197,18 +220,39 @@ struct kv_write_args {
     struct ops_rows rows;
 };
 
+/* qkv: all that stands between the qkv GEMM and attention, in place: RMS norm of each q and k head
+ * (with q_norm and k_norm), rotation of q and k, k and v into the pool. The same as rmsnorm, rope
+ * and kv_write one after the other, which the CPU does. Shapes   x [n_rows, n_heads + 2 *
+ * pool.n_kv_heads, head_dim], stride x_stride: q, k, v heads; q_norm, k_norm [head_dim] or NULL;
+ * inv_freq [n_rot / 2] */
+struct qkv_args {
+    void *x;
+    enum ops_dtype dtype;
+    uint64_t x_stride;
+    uint32_t n_heads;
+    const float *q_norm, *k_norm;
+    float eps;
+    const float *inv_freq;
+    uint32_t n_rot;
+    float attn_scale;
+    struct ops_kv_pool pool;
+    uint32_t layer;
+    struct ops_rows rows;
+};
+
 /* attention: causal attention of each row over positions [max(0, pos - window + 1), pos] of its
  * sequence, all of them already in the pool (call kv_write first). One op for prefill and decode.
  * out[r,h,:] = sum_j softmax_j(scale * q[r,h] . K[j]) V[j], with KV head h / (n_heads / n_kv_heads)
  * Rows of one sequence that follow each other share the KV reads; order is free.
  * Keys are taken in pieces of 64 aligned positions with a running maximum, all in f32.
- * Shapes   q, out [n_rows, n_heads, head_dim] f32, strides q_stride, out_stride; no overlap
+ * Shapes   q, out [n_rows, n_heads, head_dim] of dtype, strides q_stride, out_stride; no overlap
  * Source   online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867 */
 struct attention_args {
-    const float *q;
+    const void *q;
     uint64_t q_stride;
-    float *out;
+    void *out;
     uint64_t out_stride;
+    enum ops_dtype dtype;
     struct ops_kv_pool pool;
     uint32_t layer;
     uint32_t n_heads; /* a multiple of pool.n_kv_heads */
@@ -222,9 +266,41 @@ struct attention_args {
 /* One row's sampling plan. Order of work: banned ids, temperature, top-k, top-p over what top-k
  * left, min-p relative to the best token; then the draw by `uniform` over the candidates ordered by
  * (logit descending, id ascending). Equal logits therefore never make it ambiguous.
- * NaN logits count as minus infinity. */
+ * NaN logits count as minus infinity.
+ *
+ * All of it is integers, so that a sum has one value in any order and every device draws the same
+ * token. With each float operation rounded on its own to nearest even (no fused multiply-add):
+ *   best     the greatest logit that is not banned; where it is +inf, or the row is greedy
+ *            (temperature below OPS_TEMPERATURE_MIN, or NaN), its lowest id is the answer
+ *   x        (logit - best) * (1 / temperature)
+ *   weight   u64: trunc(cpu_exp_f32(x) * 2^OPS_WEIGHT_BITS); 0 where x is NaN. The best token's is
+ *            2^OPS_WEIGHT_BITS; none of x < -28 has any; it never grows along the order
+ *   part(f)  trunc(f * 2^32) for f in [0, 1), at most 2^32 - 1
+ *   f of m   floor(part(f) * m / 2^32), exactly; m is a mass, a sum of weights (n_vocab <= 2^20)
+ * A filter that is on gives the mass of the prefix of the order that it keeps:
+ *   top-k    the first top_k tokens, or all
+ *   top-p    the shortest prefix, of one token at least, whose mass is at least
+ *            top_p of (the mass that top-k left)
+ *   min-p    the tokens of weight >= trunc(min_p * 2^OPS_WEIGHT_BITS); one token at least
+ * and `kept` is the least of these masses and of the mass of all. The draw is the first token by
+ * which the mass exceeds uniform of kept. Tokens of weight 0 are never drawn. */
+#define OPS_WEIGHT_BITS     40
+#define OPS_TEMPERATURE_MIN 1e-5f
+
+/* part(f) of struct sample_row; also for f out of range, and 0 for NaN. */
+OPS_INLINE uint32_t ops_sample_part(float f)
+{
+    return f >= 1.0f ? UINT32_MAX : f > 0.0f ? (uint32_t)(f * 4294967296.0f) : 0u;
+}
+
+/* floor(part * mass / 2^32). */
+OPS_INLINE uint64_t ops_sample_of(uint32_t part, uint64_t mass)
+{
+    return part * (mass >> 32) + (part * (mass & UINT32_MAX) >> 32);
+}
+
 struct sample_row {
-    float temperature; /* <= 0: greedy, the rest but `banned` is ignored */
+    float temperature; /* below OPS_TEMPERATURE_MIN: greedy, only `banned` matters of the rest */
     float top_p;       /* >= 1 or <= 0: off */
     float min_p;       /* <= 0: off */
     float uniform;     /* in [0, 1), philox_uniform of the caller */

@@ -69,7 +69,7 @@ void cpu_gemm(const struct gemm_args *args, const void *x_packed, const struct c
         for (uint32_t row = 0; row < args->n_rows; row += mr) {
             tile.mr = args->n_rows - row < mr ? args->n_rows - row : mr;
             tile.x = (const char *)x_packed + row / mr * block_bytes(kernels, args);
-            tile.y = args->y + row * args->y_stride + col;
+            tile.y = (float *)args->y + row * args->y_stride + col;
             kernels->gemm_tile(&tile);
         }
     }

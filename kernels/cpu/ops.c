@@ -99,7 +99,7 @@ void cpu_embedding(const struct embedding_args *args, const struct cpu_share *sh
     cpu_share_range(share, args->n_rows, &first, &end);
     for (uint64_t row = first; row < end; row++) {
         uint32_t id = args->ids[row];
-        float *y = args->y + row * args->y_stride;
+        float *y = (float *)args->y + row * args->y_stride;
         if (id >= args->n_vocab)
             memset(y, 0, n * sizeof(float));
         else if (args->is_packed)

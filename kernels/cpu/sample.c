@@ -1,36 +1,46 @@
 /* argmax and sample: one row at a time, split over rows.
  *
- * sample avoids sorting the vocabulary. With x = (logit - best) / temperature <= 0, it counts
- * tokens and probability mass in bins of x, finds the bin below which nothing can matter, collects
- * the tokens above, sorts those by (logit descending, id ascending), and walks them. */
+ * sample avoids sorting the vocabulary. It counts tokens and mass in bins of x; struct sample_row
+ * in kernels/ops.h defines x, weight and mass. Whatever it needs next, the end of top-k's or of
+ * top-p's prefix or the token drawn, is the end of a prefix of the ordered candidates: the bins say
+ * in which bin that lies, and only the tokens of that bin are collected, sorted and walked. */
 #include <math.h>
 
 #include "kernels/cpu/cpu_int.h"
 
 #define N_BINS        1024u
-#define BINS_PER_UNIT 8.0f /* of x; the last bin takes everything from x = -128 down */
+#define BINS_PER_UNIT 36.0f /* of x: 28 units, below which no token has weight */
+#define BIN_NONE      UINT16_MAX
 #define CHUNK         64u
-/* Below this temperature the draw is greedy: 1 / t would overflow on the way. */
-#define TEMPERATURE_MIN 1e-5f
-/* Mass from bins and mass from the sorted walk round differently: collect a little more. */
-#define MASS_SLACK 1.000001
+/* While the prefix up to a bin is no longer than this, all of it is collected: the next prefix
+ * sought is shorter and lies in it. */
+#define COLLECT_ALL 512u
+
+#define WEIGHT_ONE ((uint64_t)1 << OPS_WEIGHT_BITS)
 
 struct candidate {
     uint32_t key; /* descending logit as ascending bits */
     uint32_t id;
 };
 
+/* A prefix of the candidates: how many tokens of which mass. */
+struct prefix {
+    uint64_t n, mass;
+};
+
 struct sampler {
     const struct cpu_kernels *kernels;
     const struct sample_row *row;
     float *logits;                  /* [n_vocab] own copy; banned and NaN are -inf */
-    float *weight;                  /* [n_vocab] exp(x), then that of the sorted candidates */
+    uint16_t *bin;                  /* [n_vocab] BIN_NONE for weight 0 */
     struct candidate *cand, *spare; /* [n_vocab] each */
     uint32_t n_vocab;
     float best, inverse_t;
-    double mass_total;
+    uint32_t first, end; /* bins whose tokens are in cand, sorted */
+    uint32_t n_cand;
+    struct prefix before; /* of bin `first` */
     uint32_t bin_count[N_BINS];
-    double bin_mass[N_BINS];
+    uint64_t bin_mass[N_BINS];
 };
 
 static uint32_t row_argmax(const float *logits, uint32_t n_vocab)
@@ -61,7 +71,8 @@ static size_t align64(size_t bytes)
 
 size_t cpu_sample_scratch_bytes(uint32_t n_vocab)
 {
-    return align64(sizeof(struct sampler)) + 2 * align64((size_t)n_vocab * sizeof(float)) +
+    return align64(sizeof(struct sampler)) + align64((size_t)n_vocab * sizeof(float)) +
+           align64((size_t)n_vocab * sizeof(uint16_t)) +
            2 * align64((size_t)n_vocab * sizeof(struct candidate));
 }
 
@@ -72,8 +83,8 @@ static struct sampler *sampler_place(const struct cpu_share *share, uint32_t n_v
     at += align64(sizeof(*s));
     s->logits = (float *)at;
     at += align64((size_t)n_vocab * sizeof(float));
-    s->weight = (float *)at;
-    at += align64((size_t)n_vocab * sizeof(float));
+    s->bin = (uint16_t *)at;
+    at += align64((size_t)n_vocab * sizeof(uint16_t));
     s->cand = (struct candidate *)at;
     at += align64((size_t)n_vocab * sizeof(struct candidate));
     s->spare = (struct candidate *)at;
@@ -91,11 +102,18 @@ static void copy_logits(struct sampler *s, const float *logits)
             s->logits[s->row->banned[i]] = -INFINITY;
 }
 
-/* x, clamped so that it can be cast; bins grow as logits fall. */
-static uint32_t bin_of(float x)
+/* exp(x) as a weight; below 2^63, so the signed conversion, one instruction, will do. */
+static uint64_t weight_of(float exp_x)
 {
-    float bin = -x * BINS_PER_UNIT;
-    return bin < (float)(N_BINS - 1) ? (uint32_t)bin : N_BINS - 1;
+    return exp_x > 0.0f ? (uint64_t)(int64_t)(exp_x * (float)WEIGHT_ONE) : 0;
+}
+
+/* n <= CHUNK logits from `at` on: x and exp(x). */
+static void exp_chunk(const struct sampler *s, const float *logits, uint32_t n, float *x, float *e)
+{
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = (logits[i] - s->best) * s->inverse_t;
+    s->kernels->exp(x, e, n);
 }
 
 static void fill_bins(struct sampler *s)
@@ -104,82 +122,37 @@ static void fill_bins(struct sampler *s)
     memset(s->bin_mass, 0, sizeof(s->bin_mass));
     for (uint32_t at = 0; at < s->n_vocab; at += CHUNK) {
         uint32_t n = s->n_vocab - at < CHUNK ? s->n_vocab - at : CHUNK;
-        float x[CHUNK];
-        for (uint32_t i = 0; i < n; i++)
-            x[i] = (s->logits[at + i] - s->best) * s->inverse_t;
-        s->kernels->exp(x, s->weight + at, n);
+        float x[CHUNK], e[CHUNK];
+        exp_chunk(s, s->logits + at, n, x, e);
         for (uint32_t i = 0; i < n; i++) {
-            if (s->logits[at + i] == -INFINITY)
+            uint64_t weight = weight_of(e[i]);
+            if (weight == 0) {
+                s->bin[at + i] = BIN_NONE;
                 continue;
-            uint32_t bin = bin_of(x[i]);
+            }
+            uint32_t bin = (uint32_t)(int32_t)(x[i] * -BINS_PER_UNIT);
+            s->bin[at + i] = (uint16_t)bin;
             s->bin_count[bin]++;
-            s->bin_mass[bin] += (double)s->weight[at + i];
+            s->bin_mass[bin] += weight;
         }
     }
-    s->mass_total = 0.0;
-    for (uint32_t i = 0; i < N_BINS; i++)
-        s->mass_total += s->bin_mass[i];
 }
 
-/* First bin by which n tokens are counted. */
-static uint32_t bin_of_count(const struct sampler *s, uint32_t n)
+static bool prefix_reaches(struct prefix p, uint64_t n, uint64_t mass)
 {
-    uint32_t seen = 0;
-    for (uint32_t i = 0; i < N_BINS; i++) {
-        seen += s->bin_count[i];
-        if (seen >= n)
-            return i;
-    }
-    return N_BINS - 1;
-}
-
-static uint32_t bin_of_mass(const struct sampler *s, double mass)
-{
-    double seen = 0.0;
-    for (uint32_t i = 0; i < N_BINS; i++) {
-        seen += s->bin_mass[i];
-        if (seen > mass * MASS_SLACK)
-            return i;
-    }
-    return N_BINS - 1;
-}
-
-static bool has_top_p(const struct sample_row *row)
-{
-    return row->top_p > 0.0f && row->top_p < 1.0f;
-}
-
-/* Last bin that any kept token can be in. */
-static uint32_t bin_last(const struct sampler *s)
-{
-    const struct sample_row *row = s->row;
-    uint32_t last = N_BINS - 1;
-    if (row->top_k > 0)
-        last = bin_of_count(s, row->top_k);
-    if (row->top_k > 0 && has_top_p(row))
-        return last; /* top-p needs the mass of all that top-k left */
-    if (has_top_p(row))
-        last = bin_of_mass(s, (double)row->top_p * s->mass_total);
-    if (row->min_p > 0.0f) {
-        float limit = row->min_p < 1.0f ? -logf(row->min_p) : 0.0f;
-        uint32_t bin = bin_of(-limit) + 1; /* one more, for logf and exp round differently */
-        last = bin < last ? bin : last;
-    } else if (row->top_k == 0 && !has_top_p(row)) {
-        last = bin_of_mass(s, (double)row->uniform * s->mass_total);
-    }
-    return last;
+    return p.n >= n || p.mass >= mass;
 }
 
 /* Least significant digit first, so ids stay ascending among equal keys. */
-static void sort_candidates(struct sampler *s, uint32_t n)
+static void sort_candidates(struct sampler *s)
 {
     for (uint32_t shift = 0; shift < 32; shift += 8) {
         uint32_t start[257] = {0};
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < s->n_cand; i++)
             start[((s->cand[i].key >> shift) & 255u) + 1]++;
         for (uint32_t d = 0; d < 256; d++)
             start[d + 1] += start[d];
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < s->n_cand; i++)
             s->spare[start[(s->cand[i].key >> shift) & 255u]++] = s->cand[i];
         struct candidate *swap = s->cand;
         s->cand = s->spare;
@@ -195,72 +168,131 @@ static uint32_t descending_key(float f)
     return ~ascending;
 }
 
-/* Collects and sorts the tokens up to bin `last`; fills weight[] of them. */
-static uint32_t collect(struct sampler *s, uint32_t last)
+/* Collects and sorts the tokens of bins [first, end). */
+static void collect(struct sampler *s, uint32_t first, uint32_t end, struct prefix before)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_vocab; i++) {
-        if (s->logits[i] == -INFINITY || bin_of((s->logits[i] - s->best) * s->inverse_t) > last)
+        if ((uint32_t)s->bin[i] - first >= end - first)
             continue;
         s->cand[n++] = (struct candidate){.key = descending_key(s->logits[i]), .id = i};
     }
-    sort_candidates(s, n);
+    s->n_cand = n;
+    s->first = first;
+    s->end = end;
+    s->before = before;
+    sort_candidates(s);
+}
+
+/* Weights of the candidates from `at` on, CHUNK at most; returns how many. */
+static uint32_t weights_of(const struct sampler *s, uint32_t at, uint64_t weights[CHUNK])
+{
+    uint32_t n = s->n_cand - at < CHUNK ? s->n_cand - at : CHUNK;
+    float logits[CHUNK], x[CHUNK] = {0}, e[CHUNK];
     for (uint32_t i = 0; i < n; i++)
-        s->weight[i] = (s->logits[s->cand[i].id] - s->best) * s->inverse_t;
-    s->kernels->exp(s->weight, s->weight, n);
+        logits[i] = s->logits[s->cand[at + i].id];
+    exp_chunk(s, logits, n, x, e);
+    for (uint32_t i = 0; i < n; i++)
+        weights[i] = weight_of(e[i]);
     return n;
 }
 
-static double mass_of(const struct sampler *s, uint32_t n)
+/* Walks the sorted candidates, which hold the end of the prefix sought. */
+static struct prefix walk(const struct sampler *s, uint64_t n, uint64_t mass, uint32_t *out_id)
 {
-    double mass = 0.0;
-    for (uint32_t i = 0; i < n; i++)
-        mass += (double)s->weight[i];
-    return mass;
-}
-
-/* How many of the n sorted candidates top-k, top-p and min-p keep; at least one. */
-static uint32_t keep_count(const struct sampler *s, uint32_t n)
-{
-    const struct sample_row *row = s->row;
-    if (row->top_k > 0 && row->top_k < n)
-        n = row->top_k;
-    if (has_top_p(row)) {
-        double limit = (double)row->top_p * (row->top_k > 0 ? mass_of(s, n) : s->mass_total);
-        double seen = 0.0;
-        for (uint32_t i = 0; i < n; i++) {
-            seen += (double)s->weight[i];
-            if (seen >= limit) {
-                n = i + 1;
-                break;
-            }
+    struct prefix p = s->before;
+    uint64_t weights[CHUNK];
+    for (uint32_t at = 0; at < s->n_cand; at += CHUNK) {
+        uint32_t n_chunk = weights_of(s, at, weights);
+        for (uint32_t i = 0; i < n_chunk; i++) {
+            p.n++;
+            p.mass += weights[i];
+            *out_id = s->cand[at + i].id;
+            if (prefix_reaches(p, n, mass))
+                return p;
         }
     }
-    if (row->min_p > 0.0f)
-        while (n > 1 && s->weight[n - 1] < row->min_p)
-            n--;
-    return n;
+    return p;
+}
+
+/* The shortest prefix of n tokens, or of at least `mass`; all candidates if there is none such.
+ * *out_id is its last token. */
+static struct prefix prefix_find(struct sampler *s, uint64_t n, uint64_t mass, uint32_t *out_id)
+{
+    struct prefix p = {0, 0}, before = p;
+    uint32_t bin = 0, last = 0; /* last: no empty bin */
+    for (; bin < N_BINS && !prefix_reaches(p, n, mass); bin++) {
+        if (s->bin_count[bin] == 0)
+            continue;
+        before = p;
+        last = bin;
+        p.n += s->bin_count[bin];
+        p.mass += s->bin_mass[bin];
+    }
+    if (last < s->first || last >= s->end) {
+        if (p.n <= COLLECT_ALL)
+            collect(s, 0, last + 1, (struct prefix){0, 0});
+        else
+            collect(s, last, last + 1, before);
+    }
+    return walk(s, n, mass, out_id);
+}
+
+/* Of bins [0, end). */
+static struct prefix mass_of_bins(const struct sampler *s, uint32_t end)
+{
+    struct prefix p = {0, 0};
+    for (uint32_t bin = 0; bin < end; bin++) {
+        p.n += s->bin_count[bin];
+        p.mass += s->bin_mass[bin];
+    }
+    return p;
+}
+
+/* Mass of the tokens that min-p keeps: of all bins surely above its limit, and token by token in
+ * those around it. */
+static uint64_t min_p_mass(struct sampler *s)
+{
+    float min_p = s->row->min_p < 2.0f ? s->row->min_p : 2.0f;
+    float x = min_p < 1.0f ? logf(min_p) : 0.0f;
+    float at = x * -BINS_PER_UNIT;
+    uint32_t bin = at < (float)(N_BINS - 1) ? (uint32_t)at : N_BINS - 1;
+    uint32_t first = bin > 0 ? bin - 1 : 0, end = bin + 2 < N_BINS ? bin + 2 : N_BINS;
+    struct prefix before = mass_of_bins(s, first);
+    collect(s, first, end, before);
+    uint64_t mass = before.mass, limit = weight_of(min_p), weights[CHUNK];
+    for (uint32_t i = 0; i < s->n_cand; i += CHUNK) {
+        uint32_t n = weights_of(s, i, weights);
+        for (uint32_t j = 0; j < n; j++)
+            mass += weights[j] >= limit ? weights[j] : 0;
+    }
+    return mass > WEIGHT_ONE ? mass : WEIGHT_ONE;
 }
 
 static uint32_t draw(struct sampler *s)
 {
     const struct sample_row *row = s->row;
-    uint32_t n = collect(s, bin_last(s));
-    bool is_filtered = row->top_k > 0 || has_top_p(row) || row->min_p > 0.0f;
-    n = keep_count(s, n);
-    double target = (double)row->uniform * (is_filtered ? mass_of(s, n) : s->mass_total);
-    double seen = 0.0;
-    for (uint32_t i = 0; i < n; i++) {
-        seen += (double)s->weight[i];
-        if (seen > target)
-            return s->cand[i].id;
+    uint32_t id = OPS_NO_TOKEN;
+    struct prefix all = mass_of_bins(s, N_BINS);
+    uint64_t kept = all.mass;
+    s->first = s->end = 0;
+    if (row->top_k > 0 && row->top_k < all.n)
+        kept = prefix_find(s, row->top_k, UINT64_MAX, &id).mass;
+    if (row->top_p > 0.0f && row->top_p < 1.0f) {
+        uint64_t limit = ops_sample_of(ops_sample_part(row->top_p), kept);
+        kept = prefix_find(s, UINT64_MAX, limit > 0 ? limit : 1, &id).mass;
     }
-    return s->cand[n - 1].id;
+    if (row->min_p > 0.0f) {
+        uint64_t mass = min_p_mass(s);
+        kept = mass < kept ? mass : kept;
+    }
+    prefix_find(s, UINT64_MAX, ops_sample_of(ops_sample_part(row->uniform), kept) + 1, &id);
+    return id;
 }
 
 static uint32_t sample_one(struct sampler *s, const float *logits)
 {
-    bool is_greedy = !(s->row->temperature >= TEMPERATURE_MIN);
+    bool is_greedy = !(s->row->temperature >= OPS_TEMPERATURE_MIN);
     if (is_greedy && s->row->n_banned == 0)
         return row_argmax(logits, s->n_vocab);
     copy_logits(s, logits);

@@ -103,7 +103,7 @@ static void pack_x_items(const struct gemm_args *args, uint32_t row, uint32_t mr
     int32_t *out = (int32_t *)dst;
     uint32_t step = args->w_dtype == OPS_BF16 ? 32 : 16; /* k of 16 items */
     uint32_t n_items = args->w_dtype == OPS_BF16 ? (args->k + 1) / 2 : args->k;
-    const float *x = args->x + (uint64_t)row * args->x_stride;
+    const float *x = (const float *)args->x + (uint64_t)row * args->x_stride;
     for (uint32_t k = 0, item = 0; k < args->k; k += step, item += 16) {
         uint32_t n = n_items - item < 16 ? n_items - item : 16;
         __m512i r[16];

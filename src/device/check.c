@@ -129,7 +129,20 @@ enum status device_check_kv_write(const struct kv_write_args *args)
     return ST_OK;
 }
 
-enum status device_check_attention(const struct attention_args *args)
+enum status device_check_qkv(const struct qkv_args *args)
+{
+    const struct ops_kv_pool *pool = &args->pool;
+    if (args->rows.n_rows == 0)
+        return ST_OK;
+    return valid_if(is_pool_valid(pool, args->layer) && are_rows_valid(&args->rows) &&
+                    args->x != NULL && args->n_rot % 2 == 0 && args->n_rot <= pool->head_dim &&
+                    (args->inv_freq != NULL || args->n_rot == 0) &&
+                    (args->q_norm == NULL) == (args->k_norm == NULL) &&
+                    args->x_stride >=
+                        ((uint64_t)args->n_heads + 2 * pool->n_kv_heads) * pool->head_dim);
+}
+
+enum status device_check_attention_shape(const struct attention_args *args)
 {
     const struct ops_rows *rows = &args->rows;
     const struct ops_kv_pool *pool = &args->pool;
@@ -142,6 +155,16 @@ enum status device_check_attention(const struct attention_args *args)
     if (args->n_heads == 0 || args->n_heads % pool->n_kv_heads != 0 ||
         args->n_heads / pool->n_kv_heads > OPS_HEADS_PER_KV_MAX)
         return ST_INVALID;
+    return ST_OK;
+}
+
+enum status device_check_attention(const struct attention_args *args)
+{
+    const struct ops_rows *rows = &args->rows;
+    const struct ops_kv_pool *pool = &args->pool;
+    enum status st = device_check_attention_shape(args);
+    if (st != ST_OK)
+        return st;
     /* Of consecutive rows of one sequence only new blocks are looked at. */
     uint32_t checked_from = UINT32_MAX, checked_to = 0;
     for (uint32_t r = 0; r < rows->n_rows; r++) {

@@ -14,9 +14,11 @@ enum status device_check_embedding(const struct embedding_args *args);
 enum status device_check_rmsnorm(const struct rmsnorm_args *args);
 enum status device_check_rope(const struct rope_args *args);
 enum status device_check_silu_mul(const struct silu_mul_args *args);
-/* seq, pos and block_table are read here, so they must be host memory. */
+/* seq, pos and block_table are read here, so they must be host memory; not by the _shape ones. */
 enum status device_check_kv_write(const struct kv_write_args *args);
 enum status device_check_attention(const struct attention_args *args);
+enum status device_check_attention_shape(const struct attention_args *args);
+enum status device_check_qkv(const struct qkv_args *args); /* of the shape */
 enum status device_check_sample(const struct sample_args *args);
 enum status device_check_argmax(const struct argmax_args *args);
 

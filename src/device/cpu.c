@@ -355,8 +355,8 @@ static enum status device_gemm(struct device *dev, const struct gemm_args *args)
     struct gemm_part part = {.args = &part_args, .x_packed = cpu->workspace};
     for (uint64_t row = 0; row < args->n_rows; row += rows_max) {
         uint64_t left = args->n_rows - row;
-        part_args.x = args->x + row * args->x_stride;
-        part_args.y = args->y + row * args->y_stride;
+        part_args.x = (const float *)args->x + row * args->x_stride;
+        part_args.y = (float *)args->y + row * args->y_stride;
         part_args.n_rows = (uint32_t)(left < rows_max ? left : rows_max);
         dispatch(cpu, task_gemm_pack_x, &part, (uint64_t)part_args.n_rows * args->k / 2);
         dispatch(cpu, task_gemm, &part, (uint64_t)part_args.n_rows * args->n * args->k);
@@ -364,8 +364,80 @@ static enum status device_gemm(struct device *dev, const struct gemm_args *args)
     return ST_OK;
 }
 
+/* The three ops that it stands for, one after the other. */
+static enum status device_qkv(struct device *dev, const struct qkv_args *args)
+{
+    const uint32_t dim = args->pool.head_dim, n_kv = args->pool.n_kv_heads;
+    float *x = args->x, *k = x + (uint64_t)args->n_heads * dim;
+    enum status st = device_check_qkv(args);
+    if (st != ST_OK || args->rows.n_rows == 0)
+        return st;
+    struct rmsnorm_args norm = {.x = x,
+                                .x_stride = args->x_stride,
+                                .w = args->q_norm,
+                                .y = x,
+                                .y_stride = args->x_stride,
+                                .n_rows = args->rows.n_rows,
+                                .n_heads = args->n_heads,
+                                .n_cols = dim,
+                                .eps = args->eps};
+    if (args->q_norm != NULL)
+        st = device_rmsnorm(dev, &norm);
+    norm.x = norm.y = k;
+    norm.w = args->k_norm;
+    norm.n_heads = n_kv;
+    if (st == ST_OK && args->k_norm != NULL)
+        st = device_rmsnorm(dev, &norm);
+    struct rope_args rope = {.x = x,
+                             .x_stride = args->x_stride,
+                             .pos = args->rows.pos,
+                             .inv_freq = args->inv_freq,
+                             .n_rows = args->rows.n_rows,
+                             .n_heads = args->n_heads + n_kv,
+                             .head_dim = dim,
+                             .n_rot = args->n_rot,
+                             .attn_scale = args->attn_scale};
+    if (st == ST_OK)
+        st = device_rope(dev, &rope);
+    struct kv_write_args write = {.k = k,
+                                  .v = k + (uint64_t)n_kv * dim,
+                                  .k_stride = args->x_stride,
+                                  .v_stride = args->x_stride,
+                                  .pool = args->pool,
+                                  .layer = args->layer,
+                                  .rows = args->rows};
+    return st == ST_OK ? device_kv_write(dev, &write) : st;
+}
+
+static enum status cpu_replay(struct device *dev, uint32_t key, enum status (*body)(void *arg),
+                              void *arg)
+{
+    (void)dev, (void)key;
+    return body(arg);
+}
+
+static double cpu_replay_seconds(struct device *dev)
+{
+    (void)dev;
+    return 0;
+}
+
+static enum ops_dtype cpu_activation(enum ops_dtype weights)
+{
+    (void)weights;
+    return OPS_F32;
+}
+
+/* Decoding is planned for devices that split it. */
+static enum status device_attention_plan(struct device *dev, const struct attention_args *args)
+{
+    (void)dev, (void)args;
+    return ST_OK;
+}
+
 const struct device_ops device_cpu_ops = {
     .name = "cpu",
+    .activation = cpu_activation,
     .probe = cpu_probe,
     .open = cpu_open,
     .close = cpu_close,
@@ -375,6 +447,8 @@ const struct device_ops device_cpu_ops = {
     .copy_in = cpu_copy,
     .copy_out = cpu_copy,
     .sync = cpu_sync,
+    .replay = cpu_replay,
+    .replay_seconds = cpu_replay_seconds,
     .gemm_pack = device_gemm_pack,
     .random_fill = device_random_fill,
     .gemm = device_gemm,
@@ -383,6 +457,8 @@ const struct device_ops device_cpu_ops = {
     .rope = device_rope,
     .silu_mul = device_silu_mul,
     .kv_write = device_kv_write,
+    .qkv = device_qkv,
+    .attention_plan = device_attention_plan,
     .attention = device_attention,
     .sample = device_sample,
     .argmax = device_argmax,

@@ -5,7 +5,11 @@
 
 static const struct device_ops *const device_table[] = {
     [DEVICE_CPU] = &device_cpu_ops,
+#ifdef DYND_CUDA
+    [DEVICE_CUDA] = &device_cuda_ops,
+#else
     [DEVICE_CUDA] = NULL,
+#endif
 };
 
 const struct device_ops *device_ops_get(enum device_kind kind)

@@ -33,18 +33,23 @@ struct device_opts {
     uint32_t n_cpus;
     enum cpu_isa isa;     /* CPU: CPU_ISA_AUTO, or a lower one for tests */
     uint32_t n_vocab_max; /* sizes the sampler's scratch; 0: DEVICE_VOCAB_DEFAULT */
+    uint32_t n_seqs_max;  /* sequences of a step; 0: DEVICE_SEQS_DEFAULT */
     uint32_t ordinal;     /* CUDA: which GPU */
 };
 
 #define DEVICE_THREADS_MAX   256u
 #define DEVICE_VOCAB_DEFAULT 262144u
+#define DEVICE_SEQS_DEFAULT  256u
+#define DEVICE_HEADS_MAX     128u /* query heads, CUDA */
 
 /* What memory is for, so that the device can place it well. */
 enum device_mem {
     DEVICE_MEM_ACTIVATION, /* touched each step */
     DEVICE_MEM_WEIGHTS,    /* read in streams: huge pages where the system gives them */
-    DEVICE_MEM_POOL,       /* KV blocks: own mapping, page aligned, zeroed, may be registered for
-                              transfers and may be larger than what is touched */
+    DEVICE_MEM_HOST, /* memory of the host that copies from and to the device run at full speed
+                        with */
+    DEVICE_MEM_POOL, /* KV blocks: own mapping, page aligned, zeroed, may be registered for
+                        transfers and may be larger than what is touched */
 };
 
 struct device {
@@ -53,6 +58,8 @@ struct device {
 
 struct device_ops {
     const char *name; /* "cpu", "cuda" */
+    /* dtype of x and y of the ops between embedding and logits, with weights of that dtype */
+    enum ops_dtype (*activation)(enum ops_dtype weights);
 
     /* ST_UNSUPPORTED: not usable here; out_caps->reason says why. */
     enum status (*probe)(struct device_caps *out_caps);
@@ -70,6 +77,16 @@ struct device_ops {
     enum status (*copy_out)(struct device *dev, void *host_dst, const void *src, size_t bytes);
     enum status (*sync)(struct device *dev);
 
+    /* Runs body, which calls ops and copies but not sync. With the same key it must put the same
+     * work with the same arguments on the device every time, so that a device with a queue may
+     * record it and later replay the record without calling body. */
+    enum status (*replay)(struct device *dev, uint32_t key, enum status (*body)(void *arg),
+                          void *arg);
+
+    /* Seconds that the device itself took for the last replay, after sync; 0 when it cannot tell.
+     */
+    double (*replay_seconds)(struct device *dev);
+
     /* Each answers ST_INVALID, having written nothing, when the shapes break the contract of
      * kernels/ops.h (zero rows are fine and do nothing). */
     enum status (*gemm_pack)(struct device *dev, const struct gemm_pack_args *args);
@@ -80,6 +97,9 @@ struct device_ops {
     enum status (*rope)(struct device *dev, const struct rope_args *args);
     enum status (*silu_mul)(struct device *dev, const struct silu_mul_args *args);
     enum status (*kv_write)(struct device *dev, const struct kv_write_args *args);
+    enum status (*qkv)(struct device *dev, const struct qkv_args *args);
+    /* Once a step before its first layer: args as for `attention` of any layer. */
+    enum status (*attention_plan)(struct device *dev, const struct attention_args *args);
     enum status (*attention)(struct device *dev, const struct attention_args *args);
     enum status (*sample)(struct device *dev, const struct sample_args *args);
     enum status (*argmax)(struct device *dev, const struct argmax_args *args);

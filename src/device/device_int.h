@@ -5,5 +5,8 @@
 #include "device/device.h"
 
 extern const struct device_ops device_cpu_ops;
+#ifdef DYND_CUDA
+extern const struct device_ops device_cuda_ops;
+#endif
 
 #endif

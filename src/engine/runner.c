@@ -47,10 +47,21 @@ enum status runner_set_pool(struct runner *runner, void *base, uint32_t block_co
         return ST_INVALID;
     runner->pool = base;
     runner->block_count = block_count;
-    return ST_OK;
+    return runner->ops->prepare != NULL ? runner->ops->prepare(runner) : ST_OK;
 }
 
-const float *runner_logits(const struct runner *runner)
+enum status runner_alloc_pool(struct runner *runner, uint64_t bytes, void **out_base)
+{
+    return runner->ops->alloc_pool != NULL ? runner->ops->alloc_pool(runner, bytes, out_base)
+                                           : ST_UNSUPPORTED;
+}
+
+double runner_replay_seconds(struct runner *runner)
+{
+    return runner->ops->replay_seconds != NULL ? runner->ops->replay_seconds(runner) : 0;
+}
+
+const float *runner_logits(struct runner *runner)
 {
     return runner->ops->logits != NULL ? runner->ops->logits(runner) : NULL;
 }

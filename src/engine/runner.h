@@ -8,6 +8,7 @@
 
 #include "base/hash.h"
 #include "base/status.h"
+#include "device/device.h"
 #include "engine/kv_geometry.h"
 #include "engine/step.h"
 
@@ -22,7 +23,8 @@ struct runner_opts {
     const char *model_path; /* HF directory; the hash runner may have none (NULL or "") */
     enum load_format load_format;
     enum load_dtype dtype;
-    uint64_t seed; /* dummy weights */
+    enum device_kind device; /* the transformer's; the hash runner computes on the CPU */
+    uint64_t seed;           /* dummy weights */
     uint32_t block_tokens;
     uint32_t max_batch_tokens, max_seqs; /* of one step */
     uint32_t max_context_tokens;         /* 0: the model's own */
@@ -64,7 +66,11 @@ enum status runner_measure(const struct runner_opts *opts, struct runner_size *o
 void runner_destroy(struct runner *runner); /* NULL is fine */
 const struct kv_geometry *runner_geometry(const struct runner *runner);
 const struct runner_info *runner_info(const struct runner *runner);
-/* The KV blocks: block_count * geometry.block_bytes at base, owned by the caller. */
+/* Memory for the KV blocks on the runner's device, zeroed, freed by runner_destroy. ST_UNSUPPORTED:
+ * they are memory of the host, which the caller brings. ST_NO_MEMORY. */
+enum status runner_alloc_pool(struct runner *runner, uint64_t bytes, void **out_base);
+/* The KV blocks: block_count * geometry.block_bytes at base, owned by the caller. May run steps of
+ * padding, to record them. */
 enum status runner_set_pool(struct runner *runner, void *base, uint32_t block_count);
 /* Runs a plan to its end. on_layers is called on this thread whenever a layer group of all items
  * has been written, if plan->report_layers. Fills *out (arrays live until the next step).
@@ -77,7 +83,11 @@ enum status runner_step(struct runner *runner, const struct step_plan *plan,
 
 /* Logits of the rows that the last step sampled, [n_tokens of its result, vocab_size] f32 in plan
  * order, valid until the next step; NULL for the hash runner. Engine thread. */
-const float *runner_logits(const struct runner *runner);
+const float *runner_logits(struct runner *runner);
+
+/* Seconds that the device itself took for the last step, when it could be recorded and replayed; 0
+ * otherwise. Engine thread. */
+double runner_replay_seconds(struct runner *runner);
 
 /* A runner's own functions, behind the ones above. */
 struct runner_ops {
@@ -91,7 +101,11 @@ struct runner_ops {
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out);
-    const float *(*logits)(const struct runner *runner); /* optional */
+    const float *(*logits)(struct runner *runner);   /* optional */
+    double (*replay_seconds)(struct runner *runner); /* optional */
+    enum status (*alloc_pool)(struct runner *runner, uint64_t bytes,
+                              void **out_base);    /* optional */
+    enum status (*prepare)(struct runner *runner); /* optional; once the pool is known */
 };
 
 /* Head of every runner. */

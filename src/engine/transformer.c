@@ -6,36 +6,17 @@
  *   rows that sample: norm -> head -> logits -> token
  *
  * A row's result does not depend on its neighbours: every op keeps that promise on the CPU. */
-#include "engine/runner.h"
+#include "engine/transformer_int.h"
 
 #include "base/file.h"
 #include "base/philox.h"
-#include "model/load.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define GEOMETRY_KIND_TRANSFORMER 0x74726e66u
 #define TOKENIZER_BYTES_MAX       (128u << 20)
-
-struct transformer {
-    struct runner base; /* first */
-    struct model_desc desc;
-    struct device *dev;
-    struct model_weights weights;
-    uint32_t layer_groups, max_seqs, max_tokens, table_stride;
-    uint32_t qkv_cols, q_cols;
-    float *x, *h, *qkv, *attn, *gate_up, *delta; /* [max_tokens, ...] */
-    float *sampled, *logits;                     /* [max_seqs, hidden], [max_seqs, n_vocab] */
-    uint32_t *ids, *pos, *seq;                   /* [max_tokens] */
-    uint32_t *table;                             /* [max_seqs, table_stride] */
-    uint32_t *last_rows, *item_ids, *tokens;     /* [max_seqs] */
-    struct sample_row *sample_rows;              /* [max_seqs] */
-    void *scratch[16];
-    uint32_t n_scratch;
-};
 
 /* ---- step ---- */
 
@@ -63,196 +44,182 @@ static bool plan_fits(const struct transformer *t, const struct step_plan *plan)
     return n_tokens == plan->n_tokens;
 }
 
-static uint32_t rows_fill(struct transformer *t, const struct step_plan *plan)
+/* Fills the host's input. Items that sample get their rows in plan order. */
+static uint32_t input_fill(struct transformer *t, const struct step_plan *plan)
 {
+    struct step_input *in = &t->in;
     uint32_t row = 0, n_sampled = 0;
     for (uint32_t i = 0; i < plan->n_items; i++) {
         const struct step_item *item = &plan->items[i];
-        memcpy(t->table + (size_t)i * t->table_stride, item->blocks,
+        memcpy(in->table + (size_t)i * t->table_stride, item->blocks,
                item->n_blocks * sizeof(uint32_t));
+        in->row_first[i] = row;
+        in->kv_tokens[i] = item->position + item->n_tokens;
         for (uint32_t k = 0; k < item->n_tokens; k++, row++) {
-            t->ids[row] = item->tokens[k];
-            t->pos[row] = item->position + k;
-            t->seq[row] = i;
+            in->ids[row] = item->tokens[k];
+            in->pos[row] = item->position + k;
+            in->seq[row] = i;
         }
         if (!item->sample)
             continue;
-        t->last_rows[n_sampled] = row - 1;
+        in->last_rows[n_sampled] = row - 1;
         t->item_ids[n_sampled] = item->item_id;
-        t->sample_rows[n_sampled++] = (struct sample_row){
+        size_t banned = (size_t)n_sampled * STEP_BANNED_MAX;
+        memcpy(in->banned + banned, item->banned, item->n_banned * sizeof(uint32_t));
+        in->sample_rows[n_sampled++] = (struct sample_row){
             .temperature = item->temperature,
             .top_p = item->top_p,
             .min_p = item->min_p,
             .top_k = item->top_k,
             .uniform = philox_uniform(item->seed, item->choice, item->output_position),
             .n_banned = item->n_banned,
-            .banned = item->banned};
+            .banned = t->in_dev.banned + banned};
     }
+    in->row_first[plan->n_items] = row;
     return n_sampled;
 }
 
-static enum status gemm(struct transformer *t, const float *x, uint64_t x_stride, const void *w,
-                        const float *bias, float *y, uint32_t n_rows, uint32_t n, uint32_t k)
+static enum status input_upload(struct transformer *t, uint32_t n_items)
 {
-    struct gemm_args args = {.x = x,
-                             .x_stride = x_stride,
-                             .w = w,
-                             .w_dtype = t->weights.dtype,
-                             .bias = bias,
-                             .y = y,
-                             .y_stride = n,
-                             .n_rows = n_rows,
-                             .n = n,
-                             .k = k};
-    return t->dev->ops->gemm(t->dev, &args);
+    const char *from = (const char *)t->in.sample_rows;
+    const char *end = (const char *)(t->in.table + (size_t)n_items * t->table_stride);
+    if (t->in_dev.sample_rows == t->in.sample_rows)
+        return ST_OK;
+    return t->dev->ops->copy_in(t->dev, t->in_dev.sample_rows, from, (size_t)(end - from));
 }
 
-/* h = norm(x), after x += delta when there is one. */
-static enum status norm(struct transformer *t, bool add_delta, const float *w, uint32_t n_rows)
+static struct ops_rows rows_of(const struct transformer *t, const struct step_plan *plan)
 {
-    const uint32_t hidden = t->desc.hidden;
-    struct rmsnorm_args args = {.x = add_delta ? t->delta : t->x,
-                                .x_stride = hidden,
-                                .residual = add_delta ? t->x : NULL,
-                                .residual_stride = hidden,
-                                .w = w,
-                                .y = t->h,
-                                .y_stride = hidden,
-                                .n_rows = n_rows,
-                                .n_heads = 1,
-                                .n_cols = hidden,
-                                .eps = t->desc.norm_eps};
-    return t->dev->ops->rmsnorm(t->dev, &args);
+    struct ops_rows rows = {.n_rows = plan->n_tokens,
+                            .seq = t->in_dev.seq,
+                            .pos = t->in_dev.pos,
+                            .block_table = t->in_dev.table,
+                            .table_stride = t->table_stride,
+                            .n_seqs = plan->n_items,
+                            .row_first = t->in_dev.row_first,
+                            .kv_tokens = t->in_dev.kv_tokens};
+    for (uint32_t i = 0; i < plan->n_items; i++)
+        if (plan->items[i].n_tokens > rows.rows_max)
+            rows.rows_max = plan->items[i].n_tokens;
+    return rows;
 }
 
-static enum status head_norm(struct transformer *t, float *x, uint32_t n_heads, const float *w,
-                             uint32_t n_rows)
-{
-    struct rmsnorm_args args = {.x = x,
-                                .x_stride = t->qkv_cols,
-                                .w = w,
-                                .y = x,
-                                .y_stride = t->qkv_cols,
-                                .n_rows = n_rows,
-                                .n_heads = n_heads,
-                                .n_cols = t->desc.head_dim,
-                                .eps = t->desc.norm_eps};
-    return t->dev->ops->rmsnorm(t->dev, &args);
-}
+struct layers_report {
+    struct transformer *t;
+    uint64_t step_id;
+    void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first, uint32_t layer_count);
+    void *arg;
+};
 
-static struct ops_kv_pool kv_pool_of(const struct transformer *t)
+static enum status layers_report(void *arg, uint32_t first, uint32_t count)
 {
-    const struct kv_geometry *g = &t->base.geometry;
-    return (struct ops_kv_pool){.base = t->base.pool,
-                                .block_bytes = g->block_bytes,
-                                .n_blocks = t->base.block_count,
-                                .n_layers = g->layer_count,
-                                .n_kv_heads = g->kv_heads,
-                                .block_tokens = g->block_tokens,
-                                .head_dim = g->head_dim,
-                                .dtype = t->weights.dtype};
-}
-
-/* q, k, v of the rows, rotated, with k and v in the pool. */
-static enum status project(struct transformer *t, uint32_t layer, const struct ops_rows *rows)
-{
-    const struct model_desc *d = &t->desc;
-    const struct model_layer *w = &t->weights.layers[layer];
-    float *k = t->qkv + t->q_cols, *v = k + d->n_kv_heads * d->head_dim;
-    enum status st =
-        gemm(t, t->h, d->hidden, w->qkv, w->qkv_bias, t->qkv, rows->n_rows, t->qkv_cols, d->hidden);
-    if (st == ST_OK && d->qk_norm)
-        st = head_norm(t, t->qkv, d->n_heads, w->q_norm, rows->n_rows);
-    if (st == ST_OK && d->qk_norm)
-        st = head_norm(t, k, d->n_kv_heads, w->k_norm, rows->n_rows);
-    struct rope_args rope = {.x = t->qkv,
-                             .x_stride = t->qkv_cols,
-                             .pos = t->pos,
-                             .inv_freq = d->inv_freq,
-                             .n_rows = rows->n_rows,
-                             .n_heads = d->n_heads + d->n_kv_heads,
-                             .head_dim = d->head_dim,
-                             .n_rot = d->head_dim,
-                             .attn_scale = d->rope_attn_scale};
+    const struct layers_report *r = arg;
+    enum status st = r->t->dev->ops->sync(r->t->dev);
     if (st == ST_OK)
-        st = t->dev->ops->rope(t->dev, &rope);
-    struct kv_write_args write = {.k = k,
-                                  .v = v,
-                                  .k_stride = t->qkv_cols,
-                                  .v_stride = t->qkv_cols,
-                                  .pool = kv_pool_of(t),
-                                  .layer = layer,
-                                  .rows = *rows};
-    return st == ST_OK ? t->dev->ops->kv_write(t->dev, &write) : st;
-}
-
-static enum status attend(struct transformer *t, uint32_t layer, const struct ops_rows *rows)
-{
-    const struct model_desc *d = &t->desc;
-    struct attention_args args = {.q = t->qkv,
-                                  .q_stride = t->qkv_cols,
-                                  .out = t->attn,
-                                  .out_stride = t->q_cols,
-                                  .pool = kv_pool_of(t),
-                                  .layer = layer,
-                                  .n_heads = d->n_heads,
-                                  .window = d->layer_window[layer] ? d->window : 0,
-                                  .scale = 1.0f / sqrtf((float)d->head_dim),
-                                  .rows = *rows};
-    enum status st = t->dev->ops->attention(t->dev, &args);
-    const struct model_layer *w = &t->weights.layers[layer];
-    return st == ST_OK ? gemm(t, t->attn, t->q_cols, w->o, w->o_bias, t->delta, rows->n_rows,
-                              d->hidden, t->q_cols)
-                       : st;
-}
-
-static enum status feed_forward(struct transformer *t, uint32_t layer, uint32_t n_rows)
-{
-    const struct model_desc *d = &t->desc;
-    const struct model_layer *w = &t->weights.layers[layer];
-    const uint32_t wide = 2 * d->intermediate;
-    enum status st =
-        gemm(t, t->h, d->hidden, w->gate_up, w->gate_up_bias, t->gate_up, n_rows, wide, d->hidden);
-    struct silu_mul_args act = {.x = t->gate_up,
-                                .x_stride = wide,
-                                .y = t->gate_up,
-                                .y_stride = wide,
-                                .n_rows = n_rows,
-                                .n_cols = d->intermediate};
-    if (st == ST_OK)
-        st = t->dev->ops->silu_mul(t->dev, &act);
-    return st == ST_OK ? gemm(t, t->gate_up, wide, w->down, w->down_bias, t->delta, n_rows,
-                              d->hidden, d->intermediate)
-                       : st;
-}
-
-static enum status sample(struct transformer *t, uint32_t n_rows, uint32_t n_sampled)
-{
-    const struct model_desc *d = &t->desc;
-    struct embedding_args gather = {.ids = t->last_rows,
-                                    .table = t->h,
-                                    .dtype = OPS_F32,
-                                    .n_vocab = n_rows,
-                                    .n_cols = d->hidden,
-                                    .y = t->sampled,
-                                    .y_stride = d->hidden,
-                                    .n_rows = n_sampled};
-    enum status st = t->dev->ops->embedding(t->dev, &gather);
-    if (st == ST_OK)
-        st = gemm(t, t->sampled, d->hidden, t->weights.head, NULL, t->logits, n_sampled, d->n_vocab,
-                  d->hidden);
-    struct sample_args args = {.logits = t->logits,
-                               .logits_stride = d->n_vocab,
-                               .rows = t->sample_rows,
-                               .out_ids = t->tokens,
-                               .n_rows = n_sampled,
-                               .n_vocab = d->n_vocab};
-    if (st == ST_OK)
-        st = t->dev->ops->sample(t->dev, &args);
-    for (uint32_t i = 0; i < n_sampled && st == ST_OK; i++)
-        if (t->tokens[i] == OPS_NO_TOKEN)
-            st = ST_INTERNAL; /* no finite logit: the weights or the KV are broken */
+        r->on_layers(r->arg, r->step_id, first, count);
     return st;
+}
+
+/* Rows of the graph that decodes n sequences: enough of them that little is wasted, few enough that
+ * all can be kept. */
+static uint32_t decode_bucket(uint32_t n)
+{
+    uint32_t step = n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : n <= 64 ? 8 : n <= 128 ? 16 : 32;
+    return (n + step - 1) / step * step;
+}
+
+static bool is_decode_only(const struct step_plan *plan)
+{
+    for (uint32_t i = 0; i < plan->n_items; i++)
+        if (plan->items[i].n_tokens != 1 || !plan->items[i].sample)
+            return false;
+    return plan->n_items > 0 && !plan->report_layers;
+}
+
+/* Rows that compute nothing anybody reads, up to the size of a graph. */
+static void input_pad(struct transformer *t, uint32_t n, uint32_t n_padded)
+{
+    struct step_input *in = &t->in;
+    for (uint32_t i = n; i < n_padded; i++) {
+        in->ids[i] = 0;
+        in->pos[i] = OPS_NO_POSITION;
+        in->seq[i] = i;
+        in->last_rows[i] = i;
+        in->row_first[i + 1] = i + 1;
+        in->kv_tokens[i] = 0;
+        in->sample_rows[i] = (struct sample_row){.temperature = 0.0f};
+    }
+    in->row_first[0] = 0;
+}
+
+static enum status step_body(struct transformer *t, const struct forward *step, uint32_t n_items)
+{
+    enum status st = input_upload(t, n_items);
+    if (st == ST_OK)
+        st = transformer_forward(t, step);
+    if (st == ST_OK && step->n_sampled > 0)
+        st = t->dev->ops->copy_out(t->dev, t->tokens, t->tokens_dev,
+                                   step->n_sampled * sizeof(uint32_t));
+    return st;
+}
+
+struct decode_body {
+    struct transformer *t;
+    uint32_t n;
+};
+
+static enum status decode_body(void *arg)
+{
+    const struct decode_body *body = arg;
+    struct transformer *t = body->t;
+    struct forward step = {.rows = {.n_rows = body->n,
+                                    .seq = t->in_dev.seq,
+                                    .pos = t->in_dev.pos,
+                                    .block_table = t->in_dev.table,
+                                    .table_stride = t->table_stride,
+                                    .n_seqs = body->n,
+                                    .rows_max = 1,
+                                    .row_first = t->in_dev.row_first,
+                                    .kv_tokens = t->in_dev.kv_tokens},
+                           .n_sampled = body->n};
+    return step_body(t, &step, body->n);
+}
+
+/* n sequences of one token each: the same work every time, so a device may replay it. */
+static enum status decode_run(struct transformer *t, uint32_t n)
+{
+    struct decode_body body = {t, decode_bucket(n)};
+    if (t->kind == DEVICE_CPU || body.n > t->max_seqs || body.n > t->max_tokens)
+        body.n = n; /* the CPU replays nothing and has no padding */
+    input_pad(t, n, body.n);
+    return t->dev->ops->replay(t->dev, body.n, decode_body, &body);
+}
+
+/* Records what decoding will replay, largest first. Padding reads and writes no KV. */
+static enum status decode_prepare(struct runner *r)
+{
+    struct transformer *t = (struct transformer *)r;
+    enum status st = ST_OK;
+    uint32_t most = t->max_seqs < t->max_tokens ? t->max_seqs : t->max_tokens, last = 0;
+    for (uint32_t n = most; n > 0 && st == ST_OK && t->kind == DEVICE_CUDA; n--) {
+        uint32_t bucket = decode_bucket(n) <= most ? decode_bucket(n) : n;
+        for (uint32_t i = 0; i < 2 && bucket != last && st == ST_OK; i++) {
+            input_pad(t, 0, n);
+            st = decode_run(t, n);
+            if (st == ST_OK)
+                st = t->dev->ops->sync(t->dev);
+        }
+        last = bucket;
+    }
+    return st;
+}
+
+static enum status tokens_check(const struct transformer *t, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (t->tokens[i] == OPS_NO_TOKEN)
+            return ST_INTERNAL; /* no finite logit: the weights or the KV are broken */
+    return ST_OK;
 }
 
 static enum status transformer_step(struct runner *r, const struct step_plan *plan,
@@ -261,49 +228,23 @@ static enum status transformer_step(struct runner *r, const struct step_plan *pl
                                     void *arg, struct step_result *out)
 {
     struct transformer *t = (struct transformer *)r;
-    const struct model_desc *d = &t->desc;
     if (!plan_fits(t, plan))
         return ST_INVALID;
-    uint32_t n_sampled = rows_fill(t, plan), n_rows = plan->n_tokens, group = 0, first = 0;
-    struct ops_rows rows = {.n_rows = n_rows,
-                            .seq = t->seq,
-                            .pos = t->pos,
-                            .block_table = t->table,
-                            .table_stride = t->table_stride};
-    struct embedding_args embed = {.ids = t->ids,
-                                   .table = t->weights.embed,
-                                   .dtype = t->weights.dtype,
-                                   .is_packed = 1,
-                                   .n_vocab = d->n_vocab,
-                                   .n_cols = d->hidden,
-                                   .y = t->x,
-                                   .y_stride = d->hidden,
-                                   .n_rows = n_rows};
-    enum status st = t->dev->ops->embedding(t->dev, &embed);
-    for (uint32_t l = 0; l < d->n_layers && st == ST_OK; l++) {
-        st = norm(t, l > 0, t->weights.layers[l].attn_norm, n_rows);
-        if (st == ST_OK)
-            st = project(t, l, &rows);
-        if (st == ST_OK && plan->report_layers &&
-            l + 1 == d->n_layers * (group + 1) / t->layer_groups) {
-            on_layers(arg, plan->step_id, first, l + 1 - first);
-            first = l + 1;
-            group++;
-        }
-        if (st == ST_OK)
-            st = attend(t, l, &rows);
-        if (st == ST_OK)
-            st = norm(t, true, t->weights.layers[l].mlp_norm, n_rows);
-        if (st == ST_OK)
-            st = feed_forward(t, l, n_rows);
-    }
-    if (st == ST_OK && n_sampled > 0)
-        st = norm(t, true, t->weights.final_norm, n_rows);
-    if (st == ST_OK && n_sampled > 0)
-        st = sample(t, n_rows, n_sampled);
+    struct layers_report report = {t, plan->step_id, on_layers, arg};
+    struct forward step = {.rows = rows_of(t, plan),
+                           .n_sampled = input_fill(t, plan),
+                           .layers_done = plan->report_layers ? layers_report : NULL,
+                           .arg = &report};
+    enum status st =
+        is_decode_only(plan) ? decode_run(t, plan->n_items) : step_body(t, &step, plan->n_items);
+    if (st == ST_OK)
+        st = t->dev->ops->sync(t->dev);
+    if (st == ST_OK)
+        st = tokens_check(t, step.n_sampled);
+    t->n_logits = st == ST_OK ? step.n_sampled : 0;
     *out = (struct step_result){.step_id = plan->step_id,
                                 .status = st,
-                                .n_tokens = st == ST_OK ? n_sampled : 0,
+                                .n_tokens = t->n_logits,
                                 .item_ids = t->item_ids,
                                 .tokens = t->tokens};
     return st;
@@ -319,18 +260,16 @@ static void transformer_destroy(struct runner *r)
     if (t->weights.dev != NULL)
         model_weights_deinit(&t->weights);
     device_close(t->dev);
-    free(t->table);
-    free(t->last_rows);
+    free(t->logits_host);
     free(t->item_ids);
-    free(t->tokens);
-    free(t->sample_rows);
     free(t);
 }
 
-static enum status scratch_alloc(struct transformer *t, uint64_t count, uint64_t columns, void *out)
+static enum status scratch_alloc(struct transformer *t, enum device_mem mem, uint64_t bytes,
+                                 void *out)
 {
     void *at = NULL;
-    enum status st = t->dev->ops->alloc(t->dev, DEVICE_MEM_ACTIVATION, count * columns * 4, &at);
+    enum status st = t->dev->ops->alloc(t->dev, mem, bytes, &at);
     if (st != ST_OK)
         return st;
     t->scratch[t->n_scratch++] = at;
@@ -338,34 +277,83 @@ static enum status scratch_alloc(struct transformer *t, uint64_t count, uint64_t
     return ST_OK;
 }
 
+/* Places the arrays of an input at base; returns the bytes they take. */
+static size_t input_place(const struct transformer *t, char *base, struct step_input *out)
+{
+    const uint64_t seqs = t->max_seqs, rows = t->max_tokens;
+    const struct {
+        uint64_t bytes;
+        void *out;
+    } arrays[] = {
+        {seqs * sizeof(struct sample_row), &out->sample_rows},
+        {rows * 4, &out->ids},
+        {rows * 4, &out->pos},
+        {rows * 4, &out->seq},
+        {seqs * 4, &out->last_rows},
+        {(seqs + 1) * 4, &out->row_first},
+        {seqs * 4, &out->kv_tokens},
+        {seqs * STEP_BANNED_MAX * 4, &out->banned},
+        {seqs * t->table_stride * 4, &out->table},
+    };
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof(arrays) / sizeof(arrays[0]); i++) {
+        char *place = base + at;
+        memcpy(arrays[i].out, &place, sizeof(place));
+        at += (arrays[i].bytes + 63) & ~(size_t)63;
+    }
+    return at;
+}
+
+static enum status input_make(struct transformer *t)
+{
+    struct step_input unplaced;
+    char *host = NULL, *dev = NULL;
+    size_t bytes = input_place(t, NULL, &unplaced);
+    enum status st = scratch_alloc(t, DEVICE_MEM_HOST, bytes, &host);
+    if (st == ST_OK && t->kind == DEVICE_CPU)
+        dev = host;
+    else if (st == ST_OK)
+        st = scratch_alloc(t, DEVICE_MEM_ACTIVATION, bytes, &dev);
+    if (st != ST_OK)
+        return st;
+    input_place(t, host, &t->in);
+    input_place(t, dev, &t->in_dev);
+    return ST_OK;
+}
+
 static enum status scratch_make(struct transformer *t)
 {
     const struct model_desc *d = &t->desc;
+    const uint64_t act = ops_dtype_bytes(t->act), rows = t->max_tokens, seqs = t->max_seqs;
     const struct {
-        uint64_t count, columns;
+        uint64_t bytes;
         void *out;
     } arrays[] = {
-        {t->max_tokens, d->hidden, &t->x},     {t->max_tokens, d->hidden, &t->h},
-        {t->max_tokens, d->hidden, &t->delta}, {t->max_tokens, t->qkv_cols, &t->qkv},
-        {t->max_tokens, t->q_cols, &t->attn},  {t->max_tokens, 2ull * d->intermediate, &t->gate_up},
-        {t->max_seqs, d->hidden, &t->sampled}, {t->max_seqs, d->n_vocab, &t->logits},
-        {t->max_tokens, 1, &t->ids},           {t->max_tokens, 1, &t->pos},
-        {t->max_tokens, 1, &t->seq},
+        {rows * d->hidden * 4, &t->x},
+        {rows * d->hidden * act, &t->h},
+        {rows * d->hidden * 4, &t->delta},
+        {rows * t->qkv_cols * act, &t->qkv},
+        {rows * t->q_cols * act, &t->attn},
+        {rows * 2 * d->intermediate * act, &t->gate_up},
+        {seqs * d->hidden * act, &t->sampled},
+        {seqs * d->n_vocab * 4, &t->logits},
+        {seqs * 4, &t->tokens_dev},
+        {d->head_dim / 2 * sizeof(float), &t->inv_freq},
     };
-    for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays); i++) {
-        enum status st = scratch_alloc(t, arrays[i].count, arrays[i].columns, arrays[i].out);
-        if (st != ST_OK)
-            return st;
-    }
-    t->table = calloc((size_t)t->max_seqs * t->table_stride, sizeof(uint32_t));
-    t->last_rows = calloc(t->max_seqs, sizeof(uint32_t));
+    enum status st = ST_OK;
+    for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays) && st == ST_OK; i++)
+        st = scratch_alloc(t, DEVICE_MEM_ACTIVATION, arrays[i].bytes, arrays[i].out);
+    if (st == ST_OK)
+        st = scratch_alloc(t, DEVICE_MEM_HOST, seqs * sizeof(uint32_t), &t->tokens);
+    if (st == ST_OK)
+        st = input_make(t);
+    if (st == ST_OK)
+        st =
+            t->dev->ops->copy_in(t->dev, t->inv_freq, d->inv_freq, d->head_dim / 2 * sizeof(float));
+    if (st == ST_OK)
+        st = t->dev->ops->sync(t->dev);
     t->item_ids = calloc(t->max_seqs, sizeof(uint32_t));
-    t->tokens = calloc(t->max_seqs, sizeof(uint32_t));
-    t->sample_rows = calloc(t->max_seqs, sizeof(*t->sample_rows));
-    return t->table != NULL && t->last_rows != NULL && t->item_ids != NULL && t->tokens != NULL &&
-                   t->sample_rows != NULL
-               ? ST_OK
-               : ST_NO_MEMORY;
+    return st == ST_OK && t->item_ids == NULL ? ST_NO_MEMORY : st;
 }
 
 static enum ops_dtype dtype_choose(const struct runner_opts *opts, const struct model_desc *d)
@@ -467,6 +455,20 @@ static enum status transformer_describe(struct transformer *t, const struct runn
     return sizes_set(t, opts, out_load->dtype, err);
 }
 
+static enum status device_open_named(enum device_kind kind, const struct device_opts *opts,
+                                     struct device **out_dev, struct text_error err)
+{
+    struct device_caps caps = {.reason = "this build has no support for it"};
+    const struct device_ops *ops = device_ops_get(kind);
+    enum status st = ops != NULL ? ops->probe(&caps) : ST_UNSUPPORTED;
+    if (st == ST_OK)
+        st = ops->open(opts, out_dev);
+    return st == ST_OK
+               ? ST_OK
+               : text_error_set(err, st, "the %s device cannot be opened: %s (%s)",
+                                kind == DEVICE_CUDA ? "CUDA" : "CPU", status_text(st), caps.reason);
+}
+
 static enum status transformer_open(struct transformer *t, const struct runner_opts *opts,
                                     struct text_error err)
 {
@@ -478,10 +480,13 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
     struct device_opts dopts = {.n_threads = opts->n_threads,
                                 .cpus = opts->n_cpus > 0 ? opts->cpus : NULL,
                                 .n_cpus = opts->n_cpus,
-                                .n_vocab_max = t->desc.n_vocab};
-    st = device_open(DEVICE_CPU, &dopts, &t->dev);
+                                .n_vocab_max = t->desc.n_vocab,
+                                .n_seqs_max = opts->max_seqs};
+    st = device_open_named(opts->device, &dopts, &t->dev, err);
     if (st != ST_OK)
-        return text_error_set(err, st, "the CPU device cannot be opened: %s", status_text(st));
+        return st;
+    t->kind = opts->device;
+    t->act = t->dev->ops->activation(lopts.dtype);
     t->dev->ops->bind_thread(t->dev);
     st = model_load(t->dev, &t->desc, &lopts, &t->weights, weights_id, err);
     if (st != ST_OK)
@@ -533,9 +538,33 @@ static enum status transformer_measure(const struct runner_opts *opts, struct ru
     return st;
 }
 
-static const float *transformer_logits(const struct runner *r)
+static const float *transformer_logits(struct runner *r)
 {
-    return ((const struct transformer *)r)->logits;
+    struct transformer *t = (struct transformer *)r;
+    const uint64_t row = t->desc.n_vocab * sizeof(float);
+    if (t->kind == DEVICE_CPU)
+        return t->logits;
+    if (t->logits_host == NULL)
+        t->logits_host = malloc(t->max_seqs * row);
+    if (t->logits_host == NULL ||
+        t->dev->ops->copy_out(t->dev, t->logits_host, t->logits, t->n_logits * row) != ST_OK ||
+        t->dev->ops->sync(t->dev) != ST_OK)
+        return NULL;
+    return t->logits_host;
+}
+
+static double transformer_replay_seconds(struct runner *r)
+{
+    struct transformer *t = (struct transformer *)r;
+    return t->dev->ops->replay_seconds(t->dev);
+}
+
+static enum status transformer_alloc_pool(struct runner *r, uint64_t bytes, void **out_base)
+{
+    struct transformer *t = (struct transformer *)r;
+    if (t->kind == DEVICE_CPU)
+        return ST_UNSUPPORTED;
+    return scratch_alloc(t, DEVICE_MEM_POOL, bytes, out_base);
 }
 
 const struct runner_ops runner_transformer_ops = {
@@ -545,4 +574,7 @@ const struct runner_ops runner_transformer_ops = {
     .destroy = transformer_destroy,
     .step = transformer_step,
     .logits = transformer_logits,
+    .replay_seconds = transformer_replay_seconds,
+    .alloc_pool = transformer_alloc_pool,
+    .prepare = decode_prepare,
 };

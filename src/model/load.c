@@ -17,7 +17,7 @@ struct loader {
     struct model_weights *weights; /* weights->dev NULL: only check, allocate and write nothing */
     uint64_t alloc_bytes;
     struct safetensors *set; /* NULL when dummy */
-    void *chunk;             /* dummy: rows before packing */
+    void *chunk;             /* dummy: rows before packing, memory of the device */
     uint8_t *used;           /* [tensors of set] 1: it is part of the model */
     uint64_t done, total;    /* parameters */
     uint32_t permille;
@@ -118,6 +118,12 @@ static enum status check_all_used(struct loader *l)
     return ST_OK;
 }
 
+static enum status no_memory(struct loader *l)
+{
+    return text_error_set(l->err, ST_NO_MEMORY, "%s: the weights do not fit into memory",
+                          l->opts->dir);
+}
+
 static float half_to_float(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023,
@@ -156,15 +162,21 @@ static enum status load_vector(struct loader *l, const char *name, float *out, u
 {
     const struct safetensors_tensor *t = NULL;
     enum ops_dtype dtype = OPS_F32;
-    if (l->opts->dummy) {
-        for (uint32_t i = 0; out != NULL && i < n; i++)
-            out[i] = fill;
-        return ST_OK;
-    }
-    enum status st = loader_find(l, name, n, 0, &t, &dtype);
-    for (uint32_t i = 0; st == ST_OK && out != NULL && i < n; i++)
-        out[i] = element(t->data, dtype, i);
-    loader_progress(l, n);
+    enum status st = l->opts->dummy ? ST_OK : loader_find(l, name, n, 0, &t, &dtype);
+    if (st != ST_OK || out == NULL)
+        return st;
+    float *values = malloc(n * sizeof(float));
+    if (values == NULL)
+        return no_memory(l);
+    for (uint32_t i = 0; i < n; i++)
+        values[i] = t == NULL ? fill : element(t->data, dtype, i);
+    struct device *dev = l->weights->dev;
+    st = dev->ops->copy_in(dev, out, values, n * sizeof(float));
+    if (st == ST_OK)
+        st = dev->ops->sync(dev); /* values goes */
+    free(values);
+    if (st == ST_OK && t != NULL)
+        loader_progress(l, n);
     return st;
 }
 
@@ -227,12 +239,6 @@ static enum status load_matrix(struct loader *l, const char *name, uint32_t n_ro
         return text_error_set(l->err, st, "%s: tensor %s cannot be packed", l->opts->dir, name);
     loader_progress(l, (uint64_t)n_rows * k);
     return ST_OK;
-}
-
-static enum status no_memory(struct loader *l)
-{
-    return text_error_set(l->err, ST_NO_MEMORY, "%s: the weights do not fit into memory",
-                          l->opts->dir);
 }
 
 /* Parts of one fused matrix: name of the projection, rows. */
@@ -363,7 +369,8 @@ static void loader_deinit(struct loader *l)
 {
     safetensors_close(l->set);
     free(l->used);
-    free(l->chunk);
+    if (l->chunk != NULL)
+        l->weights->dev->ops->free(l->weights->dev, l->chunk);
 }
 
 enum status model_load(struct device *dev, const struct model_desc *desc,
@@ -380,9 +387,9 @@ enum status model_load(struct device *dev, const struct model_desc *desc,
                        .total = model_desc_param_count(desc),
                        .err = err};
     out->allocs = calloc(out->allocs_max, sizeof(*out->allocs));
-    l.chunk = opts->dummy ? malloc(DUMMY_CHUNK_BYTES) : NULL;
-    enum status st = ST_OK;
-    if (out->allocs == NULL || (opts->dummy && l.chunk == NULL))
+    enum status st = out->allocs != NULL ? ST_OK : no_memory(&l);
+    if (st == ST_OK && opts->dummy &&
+        dev->ops->alloc(dev, DEVICE_MEM_ACTIVATION, DUMMY_CHUNK_BYTES, &l.chunk) != ST_OK)
         st = no_memory(&l);
     if (st == ST_OK)
         st = load_set(&l);

@@ -1,39 +1,21 @@
-/* Inside of the UCX transport. ucx.c: what the loop thread calls, and the queues between;
+/* Inside of the UCX transport. ucx.c: what the loop thread calls;
  * ucx_thread.c: the progress thread, which alone touches UCX; ucx_peer.c: endpoints, pushes,
  * fencing (that thread). */
 #ifndef TRANSPORT_UCX_INT_H
 #define TRANSPORT_UCX_INT_H
 
 #include "base/list.h"
+#include "transport/mailbox.h"
+#include "transport/process.h"
 #include "transport/transport.h"
 #include "transport/ucx_blob.h"
 
 #include <pthread.h>
 #include <ucp/api/ucp.h>
 
-#define UCX_PUSHES_MAX   16384u
-#define UCX_COMMANDS_MAX 65536u
-#define UCX_EVENTS_MAX   65536u
-#define UCX_AM_ID        1u
+#define UCX_AM_ID 1u
 
 struct ucx;
-
-enum ucx_command_kind { UCX_CONNECT, UCX_PUSH, UCX_RECORD, UCX_FENCE };
-
-struct ucx_command {
-    struct list node;
-    enum ucx_command_kind kind;
-    uint64_t peer, push_id, deadline_ns;
-    struct wire_peer info; /* CONNECT; its blob is `data` */
-    uint32_t n_vec, bytes;
-    struct transport_vec *vec; /* PUSH */
-    uint8_t *data;             /* CONNECT, RECORD */
-};
-
-struct ucx_event {
-    struct list node;
-    struct transport_event event; /* event.data points behind this struct */
-};
 
 enum ucx_fence { UCX_FENCE_NONE, UCX_FENCE_WANTED, UCX_FENCE_DRAINING };
 
@@ -43,13 +25,12 @@ struct ucx_peer {
     uint64_t instance;
     struct wire_pool pool;
     bool same_host, is_writer; /* is_writer: may write into our pool */
-    uint32_t pid;
-    uint64_t pid_start;
-    int pidfd; /* -1: not open */
+    struct process process;    /* same_host only; else its pidfd is -1 */
     ucp_ep_h ep;
     ucp_rkey_h rkey;
     enum ucx_fence fence;
     uint32_t idle_rounds;
+    uint64_t quiet_ns; /* DRAINING: not over before */
 };
 
 struct ucx_push {
@@ -73,32 +54,26 @@ struct ucx {
     struct ucx_peer peers[TRANSPORT_PEERS_MAX];
     struct list pushes;
     uint32_t n_sends, n_live_pushes; /* under way and not reported */
+    uint64_t alive_check_ns;         /* when to look next whether peers live */
     /* Shared. */
     pthread_t thread;
     bool thread_started;
-    pthread_mutex_t mutex;
-    struct list commands, events;
-    uint32_t n_commands, n_events, n_pushes;
-    bool stop;
-    int command_fd, event_fd;
+    struct mailbox box;
     /* Loop thread. */
-    struct ucx_event *handed_out;
     struct buf blob;
     char settings[256];
 };
 
-/* ucx.c */
-void ucx_event_post(struct ucx *ucx, const struct transport_event *event);
 /* ucx_thread.c */
 void *ucx_thread_main(void *arg);
 /* ucx_peer.c */
-uint64_t ucx_pid_start(uint32_t pid);
-enum status ucx_peer_connect(struct ucx *ucx, const struct ucx_command *cmd);
-void ucx_peer_push(struct ucx *ucx, const struct ucx_command *cmd);
-void ucx_peer_record(struct ucx *ucx, struct ucx_command *cmd);
+enum status ucx_peer_connect(struct ucx *ucx, const struct command *cmd);
+void ucx_peer_push(struct ucx *ucx, const struct command *cmd);
+void ucx_peer_record(struct ucx *ucx, struct command *cmd);
 void ucx_peer_fence(struct ucx *ucx, uint64_t instance);
-/* Failed endpoints, deadlines, fences. True: something is under way and needs a look again soon. */
-bool ucx_peers_tick(struct ucx *ucx, uint64_t now_ns, bool progressed);
+/* Failed endpoints, deadlines, fences. is_empty: the last look at UCX found nothing to take in.
+ * True: something is under way and needs a look again soon. */
+bool ucx_peers_tick(struct ucx *ucx, uint64_t now_ns, bool is_empty);
 void ucx_peers_close(struct ucx *ucx);
 
 #endif

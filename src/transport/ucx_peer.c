@@ -3,37 +3,14 @@
 #include "base/time.h"
 #include "transport/ucx_int.h"
 
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#define DRAIN_ROUNDS                                                                               \
-    2u /* idle looks after a peer's death before nothing of it can be under way                    \
-        */
-
-uint64_t ucx_pid_start(uint32_t pid)
-{
-    char path[64], text[1024];
-    unsigned long long start = 0;
-    snprintf(path, sizeof(path), "/proc/%u/stat", pid);
-    FILE *f = fopen(path, "re");
-    if (f == NULL)
-        return 0;
-    size_t n = fread(text, 1, sizeof(text) - 1, f);
-    fclose(f);
-    text[n] = '\0';
-    const char *at = strrchr(text, ')'); /* the name may hold blanks */
-    if (at != NULL &&
-        sscanf(at + 1,
-               " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-               &start) != 1)
-        start = 0;
-    return start;
-}
+/* Looks that find nothing after a peer's death, before nothing of it can be under way. */
+#define DRAIN_ROUNDS   2u
+#define DRAIN_NS       (100 * NS_PER_MS) /* for what the kernel still delivers of a dead writer */
+#define CLOSE_WAIT_NS  NS_PER_S
+#define ALIVE_CHECK_NS (10 * NS_PER_MS) /* a system call a peer */
 
 static struct ucx_peer *peer_of(struct ucx *ucx, uint64_t instance)
 {
@@ -50,12 +27,11 @@ static void on_ep_error(void *arg, ucp_ep_h ep, ucs_status_t status)
     peer->failed = true; /* closed by the tick: not from inside a callback */
 }
 
-static void wait_closed(struct ucx *ucx, void *request)
+static void wait_closed(struct ucx *ucx, void *request, uint64_t limit_ns)
 {
-    uint64_t limit = time_monotonic_ns() + NS_PER_S;
     if (request == NULL || UCS_PTR_IS_ERR(request))
         return;
-    while (ucp_request_check_status(request) == UCS_INPROGRESS && time_monotonic_ns() < limit)
+    while (ucp_request_check_status(request) == UCS_INPROGRESS && time_monotonic_ns() < limit_ns)
         ucp_worker_progress(ucx->worker);
     ucp_request_free(request);
 }
@@ -71,24 +47,25 @@ static void pushes_abandon(struct ucx *ucx, const struct ucx_peer *peer)
         struct ucx_push *push = list_entry(node, struct ucx_push, node);
         if (push->peer != peer || push->abandoned)
             continue;
-        ucx_event_post(ucx, &(struct transport_event){
-                                .kind = TRANSPORT_PUSH_DONE,
-                                .peer = push->instance,
-                                .push_id = push->id,
-                                .status = push->status != ST_OK ? push->status : ST_PEER_LOST});
+        mailbox_post(&ucx->box, &(struct transport_event){
+                                    .kind = TRANSPORT_PUSH_DONE,
+                                    .peer = push->instance,
+                                    .push_id = push->id,
+                                    .status = push->status != ST_OK ? push->status : ST_PEER_LOST});
         push->abandoned = true;
         push->peer = NULL;
         ucx->n_live_pushes--;
     }
 }
 
-/* Force-closes the endpoint: what was under way on it completes with an error. */
-static void ep_close(struct ucx *ucx, struct ucx_peer *peer)
+/* Force-closes the endpoint: what was under way on it completes with an error. Waits for that until
+ * limit_ns. */
+static void ep_close(struct ucx *ucx, struct ucx_peer *peer, uint64_t limit_ns)
 {
     ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS,
                                  .flags = UCP_EP_CLOSE_FLAG_FORCE};
     if (peer->ep != NULL)
-        wait_closed(ucx, ucp_ep_close_nbx(peer->ep, &param));
+        wait_closed(ucx, ucp_ep_close_nbx(peer->ep, &param), limit_ns);
     peer->ep = NULL;
     pushes_abandon(ucx, peer);
     if (peer->rkey != NULL) /* after the endpoint: its last operations may look at it */
@@ -96,7 +73,15 @@ static void ep_close(struct ucx *ucx, struct ucx_peer *peer)
     peer->rkey = NULL;
 }
 
-enum status ucx_peer_connect(struct ucx *ucx, const struct ucx_command *cmd)
+/* Whether the peer is a process that we see, and may kill, under the pid in its blob. */
+static bool is_same_host(const struct ucx *ucx, const struct wire_peer *info,
+                         const struct ucx_blob *blob)
+{
+    return process_hosts_equal(info->host_id, ucx->opts.host_id) && blob->pid_ns == ucx->pid_ns &&
+           blob->pid_ns != 0 && process_is_other(blob->pid, blob->pid_start);
+}
+
+enum status ucx_peer_connect(struct ucx *ucx, const struct command *cmd)
 {
     struct ucx_blob blob;
     struct ucx_peer *peer = peer_of(ucx, cmd->peer);
@@ -109,22 +94,17 @@ enum status ucx_peer_connect(struct ucx *ucx, const struct ucx_command *cmd)
             peer = &ucx->peers[i];
     if (peer == NULL || ucx_blob_read(cmd->data, cmd->bytes, &blob) != ST_OK)
         return ST_FULL;
-    ep_close(ucx, peer);
-    if (peer->pidfd >= 0)
-        close(peer->pidfd);
+    ep_close(ucx, peer, time_monotonic_ns() + CLOSE_WAIT_NS);
+    process_close(&peer->process);
     *peer = (struct ucx_peer){.ucx = ucx,
                               .used = true,
                               .instance = cmd->peer,
                               .pool = cmd->info.pool,
                               .is_writer = cmd->info.role == WIRE_ROLE_PREFILL,
-                              .same_host = memcmp(cmd->info.host_id, ucx->opts.host_id, 16) == 0 &&
-                                           blob.pid_ns == ucx->pid_ns,
-                              .pid = blob.pid,
-                              .pid_start = blob.pid_start,
-                              .pidfd = -1};
-    /* Opened now, while the process is known to be there; -1 on a kernel without pidfd. */
-    if (peer->same_host && ucx_pid_start(peer->pid) == peer->pid_start)
-        peer->pidfd = (int)syscall(SYS_pidfd_open, (pid_t)peer->pid, 0);
+                              .same_host = is_same_host(ucx, &cmd->info, &blob),
+                              .process = {.pidfd = -1}};
+    if (peer->same_host)
+        process_open(&peer->process, blob.pid, blob.pid_start);
     ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS |
                                             UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                                             UCP_EP_PARAM_FIELD_ERR_HANDLER,
@@ -146,9 +126,9 @@ enum status ucx_peer_connect(struct ucx *ucx, const struct ucx_command *cmd)
 
 static void push_report(struct ucx *ucx, uint64_t peer, uint64_t push_id, enum status st)
 {
-    ucx_event_post(
-        ucx, &(struct transport_event){
-                 .kind = TRANSPORT_PUSH_DONE, .peer = peer, .push_id = push_id, .status = st});
+    mailbox_post(&ucx->box,
+                 &(struct transport_event){
+                     .kind = TRANSPORT_PUSH_DONE, .peer = peer, .push_id = push_id, .status = st});
 }
 
 static void push_end_try(struct ucx_push *push)
@@ -197,7 +177,7 @@ static void push_track(struct ucx_push *push, void *request)
         push->n_pending++;
 }
 
-void ucx_peer_push(struct ucx *ucx, const struct ucx_command *cmd)
+void ucx_peer_push(struct ucx *ucx, const struct command *cmd)
 {
     struct ucx_peer *peer = peer_of(ucx, cmd->peer);
     struct ucx_push *push = NULL;
@@ -272,7 +252,7 @@ static void on_send_done(void *request, ucs_status_t status, void *arg)
     send_free(arg);
 }
 
-void ucx_peer_record(struct ucx *ucx, struct ucx_command *cmd)
+void ucx_peer_record(struct ucx *ucx, struct command *cmd)
 {
     struct ucx_peer *peer = peer_of(ucx, cmd->peer);
     struct ucx_send *send;
@@ -299,64 +279,46 @@ void ucx_peer_record(struct ucx *ucx, struct ucx_command *cmd)
 
 /* ---- failures and fencing ---- */
 
-/* Gone, or never to be found again under this pid. */
-static bool process_is_dead(const struct ucx_peer *peer)
-{
-    if (peer->pidfd >= 0) {
-        struct pollfd fd = {.fd = peer->pidfd, .events = POLLIN};
-        return poll(&fd, 1, 0) == 1;
-    }
-    return ucx_pid_start(peer->pid) != peer->pid_start;
-}
-
-/* A live process on this host can write through mappings that we cannot take away: it is ended. */
-static void process_kill(const struct ucx_peer *peer)
-{
-    if (peer->pidfd >= 0)
-        syscall(SYS_pidfd_send_signal, peer->pidfd, SIGKILL, NULL, 0);
-    else if (ucx_pid_start(peer->pid) == peer->pid_start)
-        kill((pid_t)peer->pid, SIGKILL);
-}
-
 void ucx_peer_fence(struct ucx *ucx, uint64_t instance)
 {
     struct ucx_peer *peer = peer_of(ucx, instance);
     if (peer == NULL) { /* it never got our key, or is fenced already */
-        ucx_event_post(ucx, &(struct transport_event){.kind = TRANSPORT_FENCED, .peer = instance});
+        mailbox_post(&ucx->box,
+                     &(struct transport_event){.kind = TRANSPORT_FENCED, .peer = instance});
         return;
     }
     if (peer->fence != UCX_FENCE_NONE)
         return;
     peer->fence = UCX_FENCE_WANTED;
-    ep_close(ucx, peer);
-    if (peer->is_writer && peer->same_host && !process_is_dead(peer))
-        process_kill(peer);
+    ep_close(ucx, peer, time_monotonic_ns() + CLOSE_WAIT_NS);
+    if (peer->is_writer && peer->same_host && !process_is_dead(&peer->process))
+        process_kill(&peer->process); /* its mappings cannot be taken away from it */
 }
 
 static void peer_forget(struct ucx_peer *peer)
 {
-    if (peer->pidfd >= 0)
-        close(peer->pidfd);
-    *peer = (struct ucx_peer){.pidfd = -1};
+    process_close(&peer->process);
+    *peer = (struct ucx_peer){.process = {.pidfd = -1}};
 }
 
 /* Dead, then quiet: what it had sent before its end has been taken in or is gone. */
-static bool fence_tick(struct ucx *ucx, struct ucx_peer *peer, bool progressed)
+static bool fence_tick(struct ucx *ucx, struct ucx_peer *peer, uint64_t now_ns, bool is_empty)
 {
     if (peer->fence == UCX_FENCE_NONE)
         return false;
-    if (peer->fence == UCX_FENCE_WANTED && peer->is_writer && peer->same_host &&
-        !process_is_dead(peer))
+    bool is_killed = peer->is_writer && peer->same_host;
+    if (peer->fence == UCX_FENCE_WANTED && is_killed && !process_is_dead(&peer->process))
         return true;
     if (peer->fence == UCX_FENCE_WANTED) {
         peer->fence = UCX_FENCE_DRAINING;
         peer->idle_rounds = 0;
+        peer->quiet_ns = is_killed ? now_ns + DRAIN_NS : 0;
     }
-    peer->idle_rounds = progressed ? 0 : peer->idle_rounds + 1;
-    if (peer->idle_rounds < DRAIN_ROUNDS)
+    peer->idle_rounds = is_empty ? peer->idle_rounds + 1 : 0;
+    if (peer->idle_rounds < DRAIN_ROUNDS || now_ns < peer->quiet_ns)
         return true;
-    ucx_event_post(ucx,
-                   &(struct transport_event){.kind = TRANSPORT_FENCED, .peer = peer->instance});
+    mailbox_post(&ucx->box,
+                 &(struct transport_event){.kind = TRANSPORT_FENCED, .peer = peer->instance});
     peer_forget(peer);
     return false;
 }
@@ -374,36 +336,37 @@ static void deadlines_tick(struct ucx *ucx, uint64_t now)
     }
 }
 
-bool ucx_peers_tick(struct ucx *ucx, uint64_t now_ns, bool progressed)
+bool ucx_peers_tick(struct ucx *ucx, uint64_t now_ns, bool is_empty)
 {
-    bool busy = false;
+    bool busy = false, check_alive = now_ns >= ucx->alive_check_ns;
+    if (check_alive)
+        ucx->alive_check_ns = now_ns + ALIVE_CHECK_NS;
     deadlines_tick(ucx, now_ns);
     for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX; i++) {
         struct ucx_peer *peer = &ucx->peers[i];
         if (!peer->used)
             continue;
-        if (peer->ep != NULL && peer->pidfd >= 0 && process_is_dead(peer))
+        if (check_alive && peer->ep != NULL && peer->process.pidfd >= 0 &&
+            process_is_dead(&peer->process))
             peer->failed = true;
         if (peer->failed && peer->ep != NULL) {
-            ep_close(ucx, peer);
-            ucx_event_post(ucx, &(struct transport_event){.kind = TRANSPORT_PEER_ERROR,
-                                                          .peer = peer->instance,
-                                                          .status = ST_PEER_LOST});
+            ep_close(ucx, peer, now_ns + CLOSE_WAIT_NS);
+            mailbox_post(&ucx->box, &(struct transport_event){.kind = TRANSPORT_PEER_ERROR,
+                                                              .peer = peer->instance,
+                                                              .status = ST_PEER_LOST});
         }
-        busy |= fence_tick(ucx, peer, progressed);
+        busy |= fence_tick(ucx, peer, now_ns, is_empty);
     }
     return busy || ucx->n_sends > 0 || ucx->n_live_pushes > 0;
 }
 
 void ucx_peers_close(struct ucx *ucx)
 {
-    for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX; i++) {
-        ep_close(ucx, &ucx->peers[i]);
-    }
-    uint64_t limit = time_monotonic_ns() + NS_PER_S;
+    uint64_t limit = time_monotonic_ns() + CLOSE_WAIT_NS; /* for all of them together */
+    for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX; i++)
+        ep_close(ucx, &ucx->peers[i], limit);
     while ((!list_is_empty(&ucx->pushes) || ucx->n_sends > 0) && time_monotonic_ns() < limit)
         ucp_worker_progress(ucx->worker);
     for (uint32_t i = 0; i < TRANSPORT_PEERS_MAX; i++)
-        if (ucx->peers[i].pidfd >= 0)
-            close(ucx->peers[i].pidfd);
+        process_close(&ucx->peers[i].process);
 }

@@ -9,6 +9,7 @@
  * pumps. */
 #include "worker/loop_int.h"
 
+#include "base/exit.h"
 #include "base/hash.h"
 #include "base/time.h"
 #include "observe/log.h"
@@ -48,6 +49,24 @@ static void worker_action_record(struct worker *w, const struct worker_action *a
                  LOG_U64("peer", act->peer));
 }
 
+static void worker_action_connect(struct worker *w, const struct worker_action *act)
+{
+    const struct transport_ops *ops = w->transport_ops;
+    enum status st = ST_UNSUPPORTED;
+    if (w->transport != NULL)
+        st = ops->connect(w->transport, act->peer_info);
+    if (st == ST_OK) {
+        log_info("connecting to peer", LOG_STR("peer", act->peer_info->name),
+                 LOG_U64("instance", act->peer),
+                 LOG_STR("transport",
+                         ops->route != NULL ? ops->route(w->transport, act->peer) : ops->name));
+        return;
+    }
+    log_warn("peer cannot be reached over the KV transport", LOG_STR("peer", act->peer_info->name),
+             LOG_STR("status", status_name(st)));
+    worker_core_peer_error(w->core, time_monotonic_ns(), act->peer);
+}
+
 static void worker_action(struct worker *w, const struct worker_action *act)
 {
     uint64_t now = time_monotonic_ns();
@@ -58,12 +77,7 @@ static void worker_action(struct worker *w, const struct worker_action *act)
             worker_conn_lost(w, act->conn, ST_FULL);
         return;
     case ACT_CONNECT:
-        if (w->transport == NULL ||
-            w->transport_ops->connect(w->transport, act->peer_info) != ST_OK) {
-            log_warn("peer cannot be reached over the KV transport",
-                     LOG_STR("peer", act->peer_info->name));
-            worker_core_peer_error(w->core, now, act->peer);
-        }
+        worker_action_connect(w, act);
         return;
     case ACT_PUSH:
         worker_action_push(w, act);
@@ -239,6 +253,12 @@ static void worker_engine_event(struct worker *w, const struct engine_event *eve
         return;
     case ENGINE_STEP:
         w->step_running = false;
+        if (event->result->status == ST_DEVICE) { /* the supervisor starts it anew */
+            log_error("the compute device has failed: this worker ends");
+            w->exit_code = EXIT_DEVICE;
+            uv_stop(&w->loop);
+            return;
+        }
         worker_core_step_done(w->core, now, event->result);
         return;
     }

@@ -40,6 +40,7 @@ struct worker {
     struct transport *transport; /* NULL: none (unified) */
     void *pool_base;
     uint64_t pool_bytes;
+    int pool_fd; /* -1: the pool is nobody else's */
     struct wire_hello hello;
     uint32_t load_permille, load_logged_permille;
     uint64_t load_start_ns;

@@ -58,7 +58,13 @@ static enum status worker_pool_open(struct worker *w)
         return st;
     }
     w->pool_bytes = n * g->block_bytes;
-    st = transport_pool_map(0, w->pool_bytes, &w->pool_base);
+    struct runner *runner = engine_thread_runner(w->engine);
+    void *base = NULL;
+    st = runner_alloc_pool(runner, w->pool_bytes, &base);
+    if (st == ST_UNSUPPORTED) {
+        st = transport_pool_map(0, w->pool_bytes, &w->pool_base, &w->pool_fd);
+        base = w->pool_base;
+    }
     if (st != ST_OK) {
         log_error("KV pool cannot be mapped", LOG_U64("bytes", w->pool_bytes),
                   LOG_STR("status", status_name(st)));
@@ -71,7 +77,7 @@ static enum status worker_pool_open(struct worker *w)
                                        .block_tokens = g->block_tokens,
                                        .layer_count = g->layer_count,
                                        .block_bytes = g->block_bytes};
-    return runner_set_pool(engine_thread_runner(w->engine), w->pool_base, n);
+    return runner_set_pool(runner, base, n);
 }
 
 /* A unified worker needs no transport. One that does and gets none still serves what it can do
@@ -80,14 +86,20 @@ static enum status worker_transport_open(struct worker *w)
 {
     char why[1024] = "";
     const struct config *c = w->config;
+    if (w->process->worker->device == CONFIG_DEVICE_CUDA && w->hello.role != WIRE_ROLE_UNIFIED) {
+        log_error("KV cannot move from or to a GPU yet: workers of device cuda must be unified");
+        return ST_UNSUPPORTED;
+    }
     if (w->hello.role == WIRE_ROLE_UNIFIED || c->kv_transfer.transport == CONFIG_TRANSPORT_LOCAL)
         return w->hello.role == WIRE_ROLE_PREFILL ? ST_UNSUPPORTED : ST_OK;
     enum status st = transport_select(config_transport_name(c->kv_transfer.transport),
                                       c->kv_transfer.require.items, c->kv_transfer.require.count,
                                       &w->transport_ops, why, sizeof(why));
     if (st == ST_OK) {
-        struct transport_opts opts = {
-            .instance = w->hello.instance, .pool = w->hello.pool, .pool_base = w->pool_base};
+        struct transport_opts opts = {.instance = w->hello.instance,
+                                      .pool = w->hello.pool,
+                                      .pool_base = w->pool_base,
+                                      .pool_fd = w->pool_fd};
         memcpy(opts.host_id, w->hello.host_id, sizeof(opts.host_id));
         st = w->transport_ops->open(&opts, &w->transport);
     }
@@ -95,6 +107,7 @@ static enum status worker_transport_open(struct worker *w)
         log_error("no KV transport", LOG_STR("why", why), LOG_STR("status", status_name(st)));
         return w->hello.role == WIRE_ROLE_PREFILL || c->kv_transfer.require.count > 0 ? st : ST_OK;
     }
+    w->transport_ops = w->transport->ops;
     w->transport_ops->describe(w->transport, why, sizeof(why));
     log_info("KV transport chosen", LOG_STR("transport", w->transport_ops->name),
              LOG_STR("is", why));
@@ -204,6 +217,7 @@ static enum status worker_engine_start(struct worker *w)
     opts.n_threads = w->process->worker->threads;
     opts.cpus = w->cpus;
     opts.n_cpus = n_cpus;
+    opts.device = w->process->worker->device == CONFIG_DEVICE_CUDA ? DEVICE_CUDA : DEVICE_CPU;
     w->load_start_ns = time_monotonic_ns();
     return engine_thread_create(&opts, engine_wake, w, &w->engine);
 }
@@ -246,8 +260,7 @@ static void worker_deinit(struct worker *w)
     if (w->transport != NULL)
         w->transport_ops->close(w->transport);
     worker_core_destroy(w->core);
-    if (w->pool_base != NULL)
-        transport_pool_unmap(w->pool_base, w->pool_bytes);
+    transport_pool_unmap(w->pool_base, w->pool_bytes, w->pool_fd);
     buf_deinit(&w->record);
     arena_deinit(&w->scratch);
     arena_deinit(&w->record_scratch);
@@ -263,6 +276,7 @@ int worker_run(const struct config *config, const struct config_process *process
     }
     w->config = config;
     w->process = process;
+    w->pool_fd = -1;
     if (worker_open(w, listen) == ST_OK)
         uv_run(&w->loop, UV_RUN_DEFAULT);
     else

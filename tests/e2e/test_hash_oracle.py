@@ -3,6 +3,7 @@ choices, seeds and sampling fields, some broken off, over two and over four work
 
 import json
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -94,6 +95,11 @@ def check_oracle(daemon, seed, **lengths):
     assert daemon.total("blocks_quarantined") == 0
 
 
+def peer_transports(daemon):
+    """The transports that the workers took for one another."""
+    return set(re.findall(r"connecting to peer peer=\S+ instance=\d+ transport=(\S+)", daemon.log()))
+
+
 @pytest.mark.parametrize("config", ["disagg.yaml", "2p2d.yaml"])
 def test_all_streams_equal_the_oracle(log_dir, config):
     with running(log_dir, config, *HASH, "hash.step_delay_us=500", name=config) as daemon:
@@ -102,6 +108,19 @@ def test_all_streams_equal_the_oracle(log_dir, config):
         assert router["remote_prefills"] > 0
         assert router["workers_lost"] == router["retries"] == 0
         assert daemon.total("transfer_failures") == 0
+        assert {w["transport"] for w in daemon.workers()} == {"shm+ucx"}
+        assert peer_transports(daemon) == {"shm"}
+
+
+@pytest.mark.parametrize("transport", ["ucx", "shm"])
+def test_all_streams_equal_the_oracle_over(log_dir, transport):
+    """Each transport alone; by default one host uses shm."""
+    with running(log_dir, "disagg.yaml", *HASH, f"kv_transfer.transport={transport}", name=transport) as daemon:
+        assert {w["transport"] for w in daemon.workers()} == {transport}
+        check_oracle(daemon, seed=3)
+        assert daemon.status()["router"]["remote_prefills"] > 0
+        assert daemon.total("transfer_failures") == 0
+        assert peer_transports(daemon) == {transport}
 
 
 def test_all_streams_equal_the_oracle_with_preemption(log_dir):

@@ -15,7 +15,7 @@
 
 struct golden_runner {
     struct runner *runner;
-    void *pool;
+    void *pool; /* NULL: the device's own */
     uint32_t blocks[GOLDEN_BLOCKS];
     struct step_result result;
     uint64_t steps;
@@ -31,7 +31,10 @@ static inline int golden_runner_open(struct golden_runner *g, const char *dir,
                                      enum load_dtype dtype)
 {
     char err[512];
+    const char *device = getenv("DYND_TEST_DEVICE"); /* "cuda", or the CPU */
     struct runner_opts opts = {.kind = RUNNER_TRANSFORMER,
+                               .device = device != NULL && strcmp(device, "cuda") == 0 ? DEVICE_CUDA
+                                                                                       : DEVICE_CPU,
                                .model_path = dir,
                                .dtype = dtype,
                                .block_tokens = GOLDEN_BLOCK_TOKENS,
@@ -44,13 +47,16 @@ static inline int golden_runner_open(struct golden_runner *g, const char *dir,
         return 1;
     }
     size_t bytes = GOLDEN_BLOCKS * runner_geometry(g->runner)->block_bytes;
-    g->pool = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    if (g->pool == NULL)
-        return 1;
-    memset(g->pool, 0xff, bytes); /* NaN: whatever is read before it is written shows */
+    void *pool = NULL;
+    if (runner_alloc_pool(g->runner, bytes, &pool) != ST_OK) {
+        pool = g->pool = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+        if (pool == NULL)
+            return 1;
+        memset(pool, 0xff, bytes); /* NaN: whatever is read before it is written shows */
+    }
     for (uint32_t i = 0; i < GOLDEN_BLOCKS; i++)
         g->blocks[i] = (i * 7) % GOLDEN_BLOCKS; /* 7 and the count are coprime: a permutation */
-    return runner_set_pool(g->runner, g->pool, GOLDEN_BLOCKS) != ST_OK;
+    return runner_set_pool(g->runner, pool, GOLDEN_BLOCKS) != ST_OK;
 }
 
 static inline void golden_runner_close(struct golden_runner *g)

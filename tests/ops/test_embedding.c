@@ -89,7 +89,7 @@ static void test_embedding_bad_arguments_are_refused(void **state)
     (void)state;
     struct device *dev = ops_open(CPU_ISA_AUTO, 1);
     float table[4] = {0}, y[4];
-    struct embedding_args good = {ids, table, OPS_F32, 0, 1, 4, y, 4, 1}, args = good;
+    struct embedding_args good = {ids, table, OPS_F32, 0, 1, 4, y, OPS_F32, 4, 1}, args = good;
     args.y_stride = 3;
     assert_int_equal(dev->ops->embedding(dev, &args), ST_INVALID);
     args = good;
@@ -147,7 +147,7 @@ static void test_random_fill_half_types_round_the_same_values(void **state)
         assert_int_equal(bf16[i], ops_bf16(f32[i]));
         float back[32];
         uint32_t id = 0;
-        struct embedding_args read = {&id, &f16[i], OPS_F16, 0, 1, 1, back, 1, 1};
+        struct embedding_args read = {&id, &f16[i], OPS_F16, 0, 1, 1, back, OPS_F32, 1, 1};
         assert_int_equal(dev->ops->embedding(dev, &read), ST_OK);
         ops_assert_near(back[0], f32[i], fabs((double)f32[i]) * 0x1p-11 + 0x1p-25, "f16", i);
     }

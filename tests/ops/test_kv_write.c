@@ -34,8 +34,17 @@ static void fixture_init(struct fixture *f, uint32_t block_tokens, uint32_t head
     }
     f->k = ops_random_floats(N_ROWS * stride, 1);
     f->v = ops_random_floats(N_ROWS * stride, 2);
-    f->args = (struct kv_write_args){
-        f->k, f->v, stride, stride, f->pool, 1, {N_ROWS, f->seq, f->pos, f->table, 4}};
+    f->args = (struct kv_write_args){.k = f->k,
+                                     .v = f->v,
+                                     .k_stride = stride,
+                                     .v_stride = stride,
+                                     .pool = f->pool,
+                                     .layer = 1,
+                                     .rows = {.n_rows = N_ROWS,
+                                              .seq = f->seq,
+                                              .pos = f->pos,
+                                              .block_table = f->table,
+                                              .table_stride = 4}};
 }
 
 static void fixture_deinit(struct fixture *f)

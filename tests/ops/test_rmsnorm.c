@@ -136,7 +136,7 @@ static void test_rmsnorm_bits_do_not_depend_on_rows_or_threads(void **state)
             float one[1025];
             for (uint32_t r = 0; r < 65; r++) {
                 args = norm_args(&t);
-                args.x += r * args.x_stride;
+                args.x = (const float *)args.x + r * args.x_stride;
                 args.y = one;
                 args.n_rows = 1;
                 assert_int_equal(dev->ops->rmsnorm(dev, &args), ST_OK);

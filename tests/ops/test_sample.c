@@ -1,6 +1,8 @@
-/* sample and argmax against a float64 reference that sorts the whole vocabulary.
- * Where the reference's decision is closer than 1e-5 of the mass to a boundary, f32 weights may
- * decide otherwise: such draws are skipped, and counted to be few. */
+/* sample and argmax against two references that sort the whole vocabulary.
+ * One follows the integers of struct sample_row: every draw must be its. The other computes in
+ * float64, to show that those integers are softmax sampling: where its decision is closer than 1e-5
+ * of the mass to a boundary, weights may decide otherwise: such draws are skipped, and counted to
+ * be few. */
 #include "support/ops_check.h"
 
 #define MARGIN 1e-5
@@ -79,6 +81,75 @@ static uint32_t reference(const float *logits, uint32_t n_vocab, const struct sa
     return id;
 }
 
+struct whole {
+    float logit;
+    uint32_t id;
+    uint64_t weight;
+};
+
+static int compare_whole(const void *a, const void *b)
+{
+    const struct whole *x = a, *y = b;
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* floor(part * mass / 2^32) in another way than kernels/ops.h. */
+static uint64_t part_of(float f, uint64_t mass)
+{
+    return (uint64_t)((unsigned __int128)(uint32_t)(f * 0x1p32f) * mass >> 32);
+}
+
+/* Length of the shortest prefix, of one at least, whose mass is at least `limit`. */
+static uint32_t prefix_of_mass(const struct whole *v, uint32_t n, uint64_t limit)
+{
+    uint64_t seen = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        seen += v[i].weight;
+        if (seen >= limit)
+            return i + 1;
+    }
+    return n;
+}
+
+/* The definition of struct sample_row, word by word, but with prefixes instead of their masses. */
+static uint32_t reference_whole(const float *logits, uint32_t n_vocab, const struct sample_row *row)
+{
+    struct whole *v = malloc(n_vocab * sizeof(*v));
+    assert_non_null(v);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY && !is_banned(row, i))
+            v[n++] = (struct whole){logits[i], i, 0};
+    qsort(v, n, sizeof(*v), compare_whole);
+    uint64_t total = 0, seen = 0;
+    float inverse_t = 1.0f / row->temperature;
+    for (uint32_t i = 0; i < n; i++) {
+        float x = (v[i].logit - v[0].logit) * inverse_t, e;
+        cpu_exp_f32(&x, &e, 1, CPU_ISA_SCALAR);
+        v[i].weight = (uint64_t)(e * 0x1p40f);
+        assert_true(i == 0 ? v[i].weight == 1ull << 40 : v[i].weight <= v[i - 1].weight);
+    }
+    if (row->top_k > 0 && row->top_k < n)
+        n = row->top_k;
+    for (uint32_t i = 0; i < n; i++)
+        total += v[i].weight;
+    if (row->top_p > 0.0f && row->top_p < 1.0f)
+        n = prefix_of_mass(v, n, part_of(row->top_p, total));
+    while (row->min_p > 0.0f && n > 1 && v[n - 1].weight < (uint64_t)(row->min_p * 0x1p40f))
+        n--;
+    total = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += v[i].weight;
+    uint32_t i = 0;
+    for (seen = v[0].weight; seen <= part_of(row->uniform, total); seen += v[i].weight)
+        i++;
+    uint32_t id = v[i].id;
+    free(v);
+    return id;
+}
+
 static uint32_t sample_one(struct device *dev, const float *logits, uint32_t n_vocab,
                            const struct sample_row *row)
 {
@@ -132,6 +203,115 @@ static void test_sample_plans_match_the_sorted_reference(void **state)
         device_close(dev);
     }
     assert_true(n_close * 10 < n_draws);
+}
+
+static float random_unit(uint64_t *random)
+{
+    return (ops_random(random) + 1.0f) * 0.5f;
+}
+
+static struct sample_row random_plan(uint64_t *random, uint32_t n_vocab)
+{
+    struct sample_row row = {.temperature = 0.05f + 3.0f * random_unit(random),
+                             .uniform = random_unit(random)};
+    if (random_unit(random) < 0.2f)
+        row.temperature *= 1e4f; /* all weights nearly equal */
+    if (random_unit(random) < 0.5f)
+        row.top_k = 1 + (uint32_t)(random_unit(random) * (float)n_vocab * 1.1f);
+    if (random_unit(random) < 0.5f)
+        row.top_p = random_unit(random);
+    if (random_unit(random) < 0.3f)
+        row.min_p = random_unit(random) * random_unit(random);
+    return row;
+}
+
+static void test_sample_every_draw_is_that_of_the_integers(void **state)
+{
+    (void)state;
+    static const uint32_t vocabs[] = {1, 2, 65, 1000, 20011};
+    FOR_EACH_ISA(isa)
+    {
+        struct device *dev = ops_open(isa, 1);
+        uint64_t random = 4711;
+        for (uint32_t i = 0; i < sizeof(vocabs) / sizeof(vocabs[0]) * 4; i++) {
+            uint32_t n_vocab = vocabs[i / 4];
+            float *logits = ops_random_floats(n_vocab, i + 50);
+            for (uint32_t k = 0; k < n_vocab; k++) {
+                logits[k] *= i % 4 == 0 ? 1e-3f : 15.0f;
+                if (i % 4 == 2)
+                    logits[k] = roundf(logits[k]); /* 31 values */
+                if (i % 4 == 3 && k % 5 == 0 && k > 0)
+                    logits[k] = k % 10 == 0 ? NAN : -INFINITY;
+            }
+            uint32_t banned[2] = {n_vocab / 3, n_vocab / 2};
+            for (uint32_t draw = 0; draw < 200; draw++) {
+                struct sample_row row = random_plan(&random, n_vocab);
+                row.banned = banned;
+                row.n_banned = n_vocab > 2 && draw % 2 ? 2 : 0;
+                uint32_t want = reference_whole(logits, n_vocab, &row);
+                uint32_t got = sample_one(dev, logits, n_vocab, &row);
+                if (got != want)
+                    fail_msg("%s vocab %u T %.9g top_k %u top_p %.9g min_p %.9g u %.9g: token %u, "
+                             "expected %u",
+                             cpu_isa_name(isa), n_vocab, row.temperature, row.top_k, row.top_p,
+                             row.min_p, row.uniform, got, want);
+            }
+            free(logits);
+        }
+        device_close(dev);
+    }
+}
+
+static void test_sample_boundaries_are_exact(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    const float equal[4] = {2.0f, 2.0f, 2.0f, 2.0f};
+    struct sample_row row = {.temperature = 1.0f, .uniform = 0.25f};
+    assert_int_equal(sample_one(dev, equal, 4, &row), 1); /* the mass must exceed a quarter */
+    row.uniform = nextafterf(0.25f, 0.0f);
+    assert_int_equal(sample_one(dev, equal, 4, &row), 0);
+    row.uniform = 0x1.fffffep-1f;
+    row.top_p = 0.5f; /* two tokens reach it */
+    assert_int_equal(sample_one(dev, equal, 4, &row), 1);
+    row.top_p = nextafterf(0.5f, 1.0f);
+    assert_int_equal(sample_one(dev, equal, 4, &row), 2);
+    row.top_p = 1e-30f;
+    assert_int_equal(sample_one(dev, equal, 4, &row), 0);
+    row.top_p = 0.0f;
+    float half[3] = {0.0f, -0.69314718f, -1.0f}, weight;
+    cpu_exp_f32(&half[1], &weight, 1, CPU_ISA_SCALAR);
+    row.min_p = weight;
+    assert_int_equal(sample_one(dev, half, 3, &row), 1);
+    row.min_p = nextafterf(weight, 1.0f);
+    assert_int_equal(sample_one(dev, half, 3, &row), 0);
+    row.min_p = 0.0f;
+    const float none[3] = {-28.5f, 0.0f,
+                           -INFINITY}; /* no weight: not even of the last of the mass */
+    assert_int_equal(sample_one(dev, none, 3, &row), 1);
+    device_close(dev);
+}
+
+/* Weights must not grow along the order: the prefixes of min-p and the bins need it. The seams of
+ * the polynomial are where n changes. */
+static void test_sample_weight_never_grows_as_logits_fall(void **state)
+{
+    (void)state;
+    enum { N = 4096 };
+    float x[N], e[N];
+    FOR_EACH_ISA(isa)
+    {
+        for (uint32_t seam = 0; seam < 42; seam++) {
+            float at = -((float)seam + 0.5f) * 0.69314718f;
+            for (uint32_t i = 0; i < N / 2; i++)
+                at = nextafterf(at, 1.0f);
+            for (uint32_t i = 0; i < N; i++, at = nextafterf(at, -100.0f))
+                x[i] = at;
+            cpu_exp_f32(x, e, N, isa);
+            for (uint32_t i = 1; i < N; i++)
+                assert_true(e[i] <= e[i - 1]);
+        }
+    }
 }
 
 static void test_sample_equal_logits_go_by_id(void **state)
@@ -292,6 +472,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sample_plans_match_the_sorted_reference),
+        cmocka_unit_test(test_sample_every_draw_is_that_of_the_integers),
+        cmocka_unit_test(test_sample_boundaries_are_exact),
+        cmocka_unit_test(test_sample_weight_never_grows_as_logits_fall),
         cmocka_unit_test(test_sample_equal_logits_go_by_id),
         cmocka_unit_test(test_sample_large_flat_vocabulary_reaches_its_end),
         cmocka_unit_test(test_sample_greedy_and_cold_take_the_best_not_banned),

@@ -16,7 +16,7 @@ static void test_silu_mul_odd_sizes_match_f64(void **state)
             float *y = ops_floats(65 * (size_t)y_stride);
             for (size_t j = 0; j < 65 * (size_t)x_stride; j++)
                 x[j] *= 40.0f;
-            struct silu_mul_args args = {x, x_stride, y, y_stride, 65, n};
+            struct silu_mul_args args = {x, x_stride, y, y_stride, OPS_F32, 65, n};
             assert_int_equal(dev->ops->silu_mul(dev, &args), ST_OK);
             for (uint32_t r = 0; r < 65; r++) {
                 for (uint32_t c = 0; c < n; c++) {
@@ -41,10 +41,10 @@ static void test_silu_mul_in_place_and_by_row_equal_the_batch(void **state)
     {
         struct device *dev = ops_open(isa, 3);
         float *x = ops_random_floats(ROWS * 2 * N, 4), *y = ops_floats(ROWS * 2 * N);
-        struct silu_mul_args args = {x, 2 * N, y, 2 * N, ROWS, N};
+        struct silu_mul_args args = {x, 2 * N, y, 2 * N, OPS_F32, ROWS, N};
         assert_int_equal(dev->ops->silu_mul(dev, &args), ST_OK);
         for (uint32_t r = 0; r < ROWS; r++) {
-            struct silu_mul_args one = {x + r * 2 * N, 2 * N, x + r * 2 * N, 2 * N, 1, N};
+            struct silu_mul_args one = {x + r * 2 * N, 2 * N, x + r * 2 * N, 2 * N, OPS_F32, 1, N};
             assert_int_equal(dev->ops->silu_mul(dev, &one), ST_OK);
             assert_memory_equal(x + r * 2 * N, y + r * 2 * N, N * sizeof(float));
         }
@@ -59,11 +59,11 @@ static void test_silu_mul_bad_arguments_are_refused(void **state)
     (void)state;
     struct device *dev = ops_open(CPU_ISA_AUTO, 1);
     float x[8] = {0}, y[4] = {0};
-    struct silu_mul_args args = {x, 7, y, 4, 1, 4};
+    struct silu_mul_args args = {x, 7, y, 4, OPS_F32, 1, 4};
     assert_int_equal(dev->ops->silu_mul(dev, &args), ST_INVALID);
-    args = (struct silu_mul_args){x, 8, y, 3, 1, 4};
+    args = (struct silu_mul_args){x, 8, y, 3, OPS_F32, 1, 4};
     assert_int_equal(dev->ops->silu_mul(dev, &args), ST_INVALID);
-    args = (struct silu_mul_args){x, 8, y, 4, 1, 0};
+    args = (struct silu_mul_args){x, 8, y, 4, OPS_F32, 1, 0};
     assert_int_equal(dev->ops->silu_mul(dev, &args), ST_INVALID);
     device_close(dev);
 }

@@ -93,7 +93,7 @@ static const struct bad_text bad_documents[] = {
      "t.yaml:1:17: model.runner: expected transformer or hash, found 'vllm'"},
     {"model: {runner: }", "t.yaml:1:17: model.runner: expected transformer or hash, found nothing"},
     {"kv_transfer: {require: [auto]}",
-     "t.yaml:1:25: kv_transfer.require: expected ucx or local, found 'auto'"},
+     "t.yaml:1:25: kv_transfer.require: expected shm, ucx or local, found 'auto'"},
     {"model: {path: }",
      "t.yaml:1:15: model.path: expected a string (\"\" for an empty one), found nothing"},
     {"model: {path: \"a\\0b\"}", "t.yaml:1:15: model.path: has a control character"},

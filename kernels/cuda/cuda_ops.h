@@ -1,0 +1,119 @@
+/* CUDA entry points: called by src/device/cuda*.c and by tests only. Each puts its work on the
+ * given stream and returns without waiting; none allocates, none synchronises, all may be captured
+ * into a graph. Arguments are trusted. All pointers are device memory unless said otherwise. They
+ * return the first CUDA error of their launches (cudaSuccess = 0).
+ *
+ * Activations here are bf16 where the CPU ops take f32: half the bytes, and what the tensor cores
+ * read. tests/ops compares with the CPU op on the same values. */
+#ifndef KERNELS_CUDA_CUDA_OPS_H
+#define KERNELS_CUDA_CUDA_OPS_H
+
+#include "kernels/ops.h"
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The ops of kernels/ops.h, one to one. rmsnorm: at most CUDA_NORM_COLS_MAX columns. */
+#define CUDA_NORM_COLS_MAX 32768u
+cudaError_t cuda_gemm_pack(const struct gemm_pack_args *args,
+                           cudaStream_t stream); /* src: device */
+cudaError_t cuda_random_fill(const struct random_fill_args *args, cudaStream_t stream);
+cudaError_t cuda_embedding(const struct embedding_args *args, cudaStream_t stream);
+cudaError_t cuda_rmsnorm(const struct rmsnorm_args *args, cudaStream_t stream);
+cudaError_t cuda_qkv(const struct qkv_args *args, cudaStream_t stream);
+cudaError_t cuda_silu_mul(const struct silu_mul_args *args, cudaStream_t stream);
+cudaError_t cuda_attention_simple(const struct attention_args *args, cudaStream_t stream);
+/* y[r, c] += bias[c]; y of y_dtype, stride y_stride. */
+cudaError_t cuda_add_bias(void *y, enum ops_dtype y_dtype, uint64_t y_stride, const float *bias,
+                          uint32_t n_rows, uint32_t n_cols, cudaStream_t stream);
+
+/* Sequences of a step. Sequence s has rows [row_first[s], row_first[s + 1]); they are the last
+ * row_first[s + 1] - row_first[s] of its kv_tokens[s] positions, which are all in the pool. A
+ * sequence of no rows (kv_tokens 0) is padding of a graph and writes nothing. */
+struct cuda_seqs {
+    uint32_t n_seqs;
+    const uint32_t *row_first;   /* [n_seqs + 1] */
+    const uint32_t *kv_tokens;   /* [n_seqs] */
+    const uint32_t *block_table; /* [n_seqs, table_stride] */
+    uint32_t table_stride;
+};
+
+/* attention over the paged pool, causal, q and out bf16.
+ * Shapes   q, out [n_rows, n_heads, head_dim], row strides in elements
+ * sinks    [n_heads] f32: a logit more in each softmax that takes no value; NULL: none */
+struct cuda_attention_args {
+    const void *q;
+    uint64_t q_stride;
+    void *out;
+    uint64_t out_stride;
+    struct ops_kv_pool pool; /* OPS_BF16 */
+    uint32_t layer, n_heads;
+    uint32_t window; /* positions seen, the row's own included; 0: all */
+    float scale;
+    const float *sinks;
+    struct cuda_seqs seqs;
+    uint32_t n_rows;
+};
+
+/* Decode: each sequence has one row (or none), row_first[s] = s. Split-KV: the plan kernel cuts the
+ * work of all sequences into equal pieces for a fixed grid; it runs once a step, before layer 0,
+ * and all layers use its result. plan       cuda_decode_plan_bytes(n_seqs_max) bytes workspace
+ * cuda_decode_workspace_bytes() bytes, zeroed once before its first use; each call leaves its
+ * counters zero, so calls that follow each other on a stream share it The plan holds for calls with
+ * the same seqs, window, n_heads, shape of the pool and n_sms: layers with another window need a
+ * plan of their own. Any head_dim of kernels/ops.h and any number of heads per KV head; fast
+ * (sm_90) for a head_dim that is a multiple of 64, up to 16 heads per KV head. q and out 4-byte
+ * aligned, plan and workspace 16-byte; strides even. The same inputs give the same bits, but a
+ * sequence's bits depend on the lengths beside it (they move the cuts). Checked
+ * bench/gpu/check_attention_decode.cu */
+size_t cuda_decode_plan_bytes(uint32_t n_seqs_max);
+size_t cuda_decode_workspace_bytes(uint32_t n_seqs_max, uint32_t n_heads, uint32_t head_dim,
+                                   uint32_t n_sms);
+cudaError_t cuda_decode_plan(const struct cuda_attention_args *args, uint32_t n_sms, void *plan,
+                             cudaStream_t stream);
+cudaError_t cuda_attention_decode(const struct cuda_attention_args *args, uint32_t n_sms,
+                                  const void *plan, void *workspace, cudaStream_t stream);
+
+/* Prefill: any number of rows a sequence. rows_max: most rows that a sequence may have, known to
+ * the host (sizes the grid). Fast for block_tokens 64 and 128, head_dim 64 and 128 on sm_90; right
+ * for all that kernels/ops.h allows. Rows of q and out start at multiples of 16 bytes. */
+cudaError_t cuda_attention_prefill(const struct cuda_attention_args *args, uint32_t rows_max,
+                                   cudaStream_t stream);
+
+/* gemm of few rows: y[m, n] = sum_k x[m, k] * w[n, k] (+ bias[n]), bound by reading w once.
+ * Shapes   x [n_rows, k] bf16, y [n_rows, n] bf16 or f32 (y_dtype), w [n, k] row-major bf16,
+ *          bias [n] f32 or NULL; k a multiple of 8; 16-byte aligned rows
+ * Fast on sm_90 and later for k a multiple of 64 and at most CUDA_GEMM_SMALL_ROWS_MAX rows; right,
+ * and slow, otherwise. There a row's bits depend neither on n_rows nor on n_sms.
+ * workspace  cuda_gemm_small_workspace_bytes() bytes, zeroed once before its first use; any number
+ *            of shapes may share it, but not two launches at a time */
+#define CUDA_GEMM_SMALL_ROWS_MAX 16u
+struct cuda_gemm_args {
+    const void *x;
+    uint64_t x_stride;
+    const void *w;
+    const float *bias;
+    void *y;
+    uint64_t y_stride;
+    enum ops_dtype y_dtype;
+    uint32_t n_rows, n, k;
+    uint32_t pdl; /* 1: programmatic dependent launch; may read w before the kernel ahead ends */
+};
+size_t cuda_gemm_small_workspace_bytes(uint32_t n_max, uint32_t n_sms);
+cudaError_t cuda_gemm_small(const struct cuda_gemm_args *args, uint32_t n_sms, void *workspace,
+                            cudaStream_t stream);
+
+/* sample: as `sample` of kernels/ops.h, and the same draw as the CPU op on the same logits.
+ * rows [n_rows] in device memory, their `banned` pointers too. workspace:
+ * cuda_sample_workspace_bytes() bytes, zeroed once before its first use. */
+size_t cuda_sample_workspace_bytes(uint32_t n_rows_max, uint32_t n_vocab);
+cudaError_t cuda_sample(const struct sample_args *args, void *workspace, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
