@@ -128,6 +128,32 @@ static void test_transformer_neighbours_do_not_change_a_bit(void **state)
     }
 }
 
+/* Nine at once: a number that a device which records steps rounds up. */
+static void test_transformer_many_decoding_at_once_change_no_token(void **state)
+{
+    enum { N = 9 };
+    struct kit kit;
+    struct kit_seq seqs[N];
+    struct step_item items[N];
+    struct runner_opts opts = opts_of(&llama, LOAD_DTYPE_BF16);
+    (void)state;
+    opts.max_seqs = 16;
+    kit_open(&kit, &opts);
+    for (uint32_t i = 0; i < N; i++) {
+        kit_seq_init(&seqs[i], i, 1, VOCAB, i);
+        items[i] = kit_item(&kit, &seqs[i], 1, true);
+    }
+    assert_int_equal(kit_step(&kit, items, N, false), ST_OK);
+    assert_int_equal(kit.result.n_tokens, N);
+    uint32_t together[N];
+    memcpy(together, kit.result.tokens, sizeof(together));
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(kit_step(&kit, &items[i], 1, false), ST_OK);
+        assert_int_equal(kit.result.tokens[0], together[i]);
+    }
+    kit_close(&kit);
+}
+
 static void test_transformer_threads_and_block_size_do_not_change_a_bit(void **state)
 {
     static const struct {
@@ -544,6 +570,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_transformer_chunking_does_not_change_a_bit),
         cmocka_unit_test(test_transformer_neighbours_do_not_change_a_bit),
+        cmocka_unit_test(test_transformer_many_decoding_at_once_change_no_token),
         cmocka_unit_test(test_transformer_threads_and_block_size_do_not_change_a_bit),
         cmocka_unit_test(test_transformer_continues_from_copied_blocks),
         cmocka_unit_test(test_transformer_shared_prefix_blocks_serve_two_sequences),
