@@ -1,5 +1,4 @@
 /* The CUDA device: one GPU, one stream on which every op runs in order. */
-#include "base/time.h"
 #include "device/check.h"
 #include "device/cuda_int.h"
 #include "device/device_int.h"
@@ -183,7 +182,6 @@ static double cuda_replay_seconds(struct device *dev)
 static enum status cuda_probe(struct device_caps *out_caps)
 {
     int n = 0;
-    size_t free_bytes = 0, total_bytes = 0;
     *out_caps = (struct device_caps){0};
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc != cudaSuccess || n == 0) {
@@ -194,10 +192,8 @@ static enum status cuda_probe(struct device_caps *out_caps)
     struct cudaDeviceProp prop;
     if (cudaGetDeviceProperties(&prop, 0) != cudaSuccess)
         return ST_UNSUPPORTED;
-    total_bytes = prop.totalGlobalMem;
-    (void)free_bytes;
     out_caps->n_units = (uint32_t)n;
-    out_caps->memory_bytes = total_bytes;
+    out_caps->memory_bytes = prop.totalGlobalMem;
     out_caps->available = prop.major * 10 + prop.minor >= CAPABILITY_MIN;
     snprintf(out_caps->reason, sizeof(out_caps->reason), "%.80s, compute capability %d.%d%s",
              prop.name, prop.major, prop.minor, out_caps->available ? "" : ": 8.0 is needed");
@@ -473,7 +469,7 @@ static enum status device_sample(struct device *dev, const struct sample_args *a
     return cuda_status(cuda_sample(args, cuda->sample_space, cuda->stream), "sample");
 }
 
-/* On the CPU, between two of its own steps: kept for tests of the pieces of `qkv` and `sample`. */
+/* Parts of `qkv` and `sample` that the engine does not ask a GPU for. */
 static enum status device_rope(struct device *dev, const struct rope_args *args)
 {
     (void)dev, (void)args;
