@@ -184,7 +184,7 @@ static enum status shm_create(const struct transport_opts *opts, struct transpor
 {
     if ((uint64_t)(uintptr_t)opts->pool_base != kv_window_base(opts->pool.pool))
         return ST_INVALID;
-    if (opts->pool_fd < 0)
+    if (opts->pool_fd < 0 && !opts->pool_is_private)
         return ST_UNSUPPORTED;
     struct shm *shm = calloc(1, sizeof(*shm));
     if (shm == NULL)

@@ -100,7 +100,8 @@ static bool peer_init(struct shm *shm, struct shm_peer *peer, const struct comma
                               .instance = cmd->peer,
                               .pool = cmd->info.pool,
                               .blob = blob,
-                              .is_writer = cmd->info.role == WIRE_ROLE_PREFILL,
+                              .is_writer =
+                                  cmd->info.role == WIRE_ROLE_PREFILL && !shm->opts.pool_is_private,
                               .is_other = process_is_other(blob.pid, blob.pid_start),
                               .process = {.pidfd = -1},
                               .fd = -1,

@@ -57,7 +57,7 @@ enum status transport_pool_map(uint32_t pool, uint64_t bytes, void **out_base, i
     if (pool >= 16 || bytes == 0 || bytes > WINDOW_BYTES)
         return ST_TOO_LARGE;
     void *want = (void *)(uintptr_t)kv_window_base(pool);
-    int fd = memory_create(bytes);
+    int fd = out_fd != NULL ? memory_create(bytes) : -1;
     int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
     void *base = mmap(want, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED_NOREPLACE, fd, 0);
     if (base != want) { /* perhaps a kernel that takes the address for a hint */
@@ -71,7 +71,8 @@ enum status transport_pool_map(uint32_t pool, uint64_t bytes, void **out_base, i
         return st;
     }
     *out_base = base;
-    *out_fd = fd;
+    if (out_fd != NULL)
+        *out_fd = fd;
     return ST_OK;
 }
 

@@ -32,6 +32,7 @@ struct transport_opts {
     struct wire_pool pool; /* geometry of the own pool */
     void *pool_base;       /* pool.block_count * pool.block_bytes bytes; see transport_pool_map */
     int pool_fd;           /* of the same memory; borrowed. -1: cannot be shared */
+    bool pool_is_private;  /* nobody else writes there, so pool_fd is not needed */
 };
 
 enum transport_event_kind {
@@ -134,7 +135,8 @@ uint64_t kv_window_base(uint32_t pool);
 /* Maps zeroed, page-aligned memory exactly at kv_window_base. It is a file without a name, of fixed
  * size, so that it can be shared with those to whom its descriptor is sent; a child inherits
  * neither. Every page is there when it returns: what does not fit shows at start, not in the middle
- * of a request. *out_fd is -1 when the kernel has no such files: then the memory is private.
+ * of a request. *out_fd is -1 when the kernel has no such files: then the memory is private. With
+ * out_fd NULL it is private anyhow, and in huge pages where the kernel gives them.
  * ST_EXISTS: something else is mapped there. ST_TOO_LARGE: pool is 16 or more, or bytes is 0 or
  * more than the window holds. ST_NO_MEMORY. */
 enum status transport_pool_map(uint32_t pool, uint64_t bytes, void **out_base, int *out_fd);

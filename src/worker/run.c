@@ -62,7 +62,8 @@ static enum status worker_pool_open(struct worker *w)
     void *base = NULL;
     st = runner_alloc_pool(runner, w->pool_bytes, &base);
     if (st == ST_UNSUPPORTED) {
-        st = transport_pool_map(0, w->pool_bytes, &w->pool_base, &w->pool_fd);
+        bool is_written = w->hello.role == WIRE_ROLE_DECODE; /* by other processes */
+        st = transport_pool_map(0, w->pool_bytes, &w->pool_base, is_written ? &w->pool_fd : NULL);
         base = w->pool_base;
     }
     if (st != ST_OK) {
@@ -99,7 +100,8 @@ static enum status worker_transport_open(struct worker *w)
         struct transport_opts opts = {.instance = w->hello.instance,
                                       .pool = w->hello.pool,
                                       .pool_base = w->pool_base,
-                                      .pool_fd = w->pool_fd};
+                                      .pool_fd = w->pool_fd,
+                                      .pool_is_private = w->hello.role == WIRE_ROLE_PREFILL};
         memcpy(opts.host_id, w->hello.host_id, sizeof(opts.host_id));
         st = w->transport_ops->open(&opts, &w->transport);
     }

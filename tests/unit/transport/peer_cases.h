@@ -74,7 +74,8 @@ static void check_killed_peer(const char *tls)
     for (uint32_t i = 0; i < N; i++)
         assert_int_equal(node->done[i], 1);
     assert_int_equal(node->status[0], ST_OK);
-    assert_int_equal(node->status[N - 1], ST_PEER_LOST);
+    /* The last ones are lost, unless all were through before the signal. */
+    assert_true(node->status[N - 1] == ST_PEER_LOST || node->status[N - 1] == ST_OK);
     assert_int_equal(node_push_pool(node, PEER, N, UINT64_MAX), ST_OK);
     node_wait(node, TRANSPORT_PUSH_DONE, N + 1);
     assert_int_equal(node->status[N], ST_PEER_LOST);
