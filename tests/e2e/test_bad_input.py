@@ -2,6 +2,7 @@
 and a daemon that goes on."""
 
 import json
+import os
 import shutil
 import socket
 
@@ -258,6 +259,12 @@ def start_fails(model, *words, config=UNIFIED):
     assert "restarting" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if " ERROR " in line]
     assert any(all(word in line for word in words) for line in errors), done.stderr
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
+def test_gpu_worker_without_a_gpu():
+    start_fails("configs/shapes/qwen3-0.6b", "the CUDA device cannot be opened",
+                config=ROOT / "configs" / "h200-unified.yaml")
 
 
 @pytest.mark.parametrize("config", [UNIFIED, DISAGG], ids=["unified", "disagg"])
