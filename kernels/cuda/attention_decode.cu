@@ -113,11 +113,6 @@ struct decode_params {
 
 /* ---- PTX ------------------------------------------------------------------------------------- */
 
-__device__ __forceinline__ uint32_t smem_address(const void *ptr)
-{
-    return static_cast<uint32_t>(__cvta_generic_to_shared(ptr));
-}
-
 __device__ __forceinline__ uint64_t policy_evict_first()
 {
     uint64_t policy;
@@ -178,22 +173,6 @@ __device__ __forceinline__ void fence_async_proxy()
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
-}
-
-__device__ __forceinline__ void ldmatrix(uint32_t a[4], uint32_t address)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(address)
-                 : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_trans(uint32_t a[4], uint32_t address)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(address)
-                 : "memory");
 }
 
 __device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
@@ -372,7 +351,7 @@ __device__ __forceinline__ void tile_scores(const warp_state<HD, NT> &st, uint32
 #pragma unroll
     for (int k = 0; k < HD / 16; k++) {
         uint32_t chunk = (2u * k % 8u + lane / 16u) ^ (row % 8u), a[4];
-        ldmatrix(a, k_tile + k / 4 * 2048u + row * 128u + chunk * 16u);
+        load_matrices(a, k_tile + k / 4 * 2048u + row * 128u + chunk * 16u);
 #pragma unroll
         for (int n = 0; n < NT; n++)
             mma(NT == 1 && k % 2 ? odd[n] : scores[n], a, st.q[k][n][0], st.q[k][n][1]);
@@ -456,7 +435,7 @@ __device__ __forceinline__ void tile_values(warp_state<HD, NT> &st, uint32_t v_t
 #pragma unroll
     for (int k = 0; k < HD / 16; k++) {
         uint32_t chunk = (2u * k % 8u + lane / 8u % 2u) ^ (row % 8u), a[4];
-        ldmatrix_trans(a, v_tile + k / 4 * 2048u + row * 128u + chunk * 16u);
+        load_matrices_trans(a, v_tile + k / 4 * 2048u + row * 128u + chunk * 16u);
 #pragma unroll
         for (int n = 0; n < NT; n++)
             mma(st.out[k][n], a, b[n][0], b[n][1]);
@@ -996,16 +975,6 @@ extern "C" cudaError_t cuda_attention_decode(const struct cuda_attention_args *a
                                static_cast<int>(c.smem_bytes));
     if (err != cudaSuccess)
         return err;
-    void *launch_args[] = {&map, &p};
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(c.grid);
-    config.blockDim = dim3(warps_of(c.hd) * 32u);
-    config.dynamicSmemBytes = c.smem_bytes;
-    config.stream = stream;
-    config.attrs = &early;
-    config.numAttrs = 1;
-    return cudaLaunchKernelExC(&config, reinterpret_cast<const void *>(kernel), launch_args);
+    return launch_early_shared(kernel, dim3(c.grid), dim3(warps_of(c.hd) * 32u), c.smem_bytes,
+                               stream, map, p);
 }

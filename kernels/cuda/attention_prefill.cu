@@ -31,6 +31,8 @@
  * Source   Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608 */
 #include "kernels/cuda/cuda_ops.h"
 
+#include "kernels/cuda/common.cuh"
+
 #include <atomic>
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -194,22 +196,6 @@ __device__ __forceinline__ void copy_commit()
 template <int N> __device__ __forceinline__ void copy_wait()
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t addr)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(addr)
-                 : "memory");
-}
-
-__device__ __forceinline__ void load_matrices_trans(uint32_t (&r)[4], uint32_t addr)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(addr)
-                 : "memory");
 }
 
 __device__ __forceinline__ void mma_16x8x16(float *d, const uint32_t (&a)[4], uint32_t b0,

@@ -84,15 +84,37 @@ __device__ inline void grid_wait()
 __device__ inline void grid_launch_dependents()
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" :::);
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+__device__ __forceinline__ uint32_t smem_address(const void *ptr)
+{
+    return (uint32_t)__cvta_generic_to_shared(ptr);
+}
+
+/* Four 8x8 matrices of 16-bit values from shared memory, as the operands of mma take them. */
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ __forceinline__ void load_matrices_trans(uint32_t (&r)[4], uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
 }
 
 /* A launch that may begin while the kernel ahead of it on the stream still runs: the kernel calls
  * grid_wait() before it touches anything that the one ahead reads or writes. */
 template <typename... P, typename... A>
-inline cudaError_t launch_early(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream,
-                                A... args)
+inline cudaError_t launch_early_shared(void (*kernel)(P...), dim3 grid, dim3 block,
+                                       size_t shared_bytes, cudaStream_t stream, A... args)
 {
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -100,10 +122,18 @@ inline cudaError_t launch_early(void (*kernel)(P...), dim3 grid, dim3 block, cud
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &early;
     config.numAttrs = 1;
     return cudaLaunchKernelEx(&config, kernel, P(args)...);
+}
+
+template <typename... P, typename... A>
+inline cudaError_t launch_early(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream,
+                                A... args)
+{
+    return launch_early_shared(kernel, grid, block, 0, stream, args...);
 }
 
 /* Byte offset of the K (is_v 0) or V row of `head` at position `pos` of the sequence in `table`. */

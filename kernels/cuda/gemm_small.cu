@@ -15,6 +15,8 @@
  * Checked  bench/gpu/check_gemm_small.cu */
 #include "kernels/cuda/cuda_ops.h"
 
+#include "kernels/cuda/common.cuh"
+
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -102,11 +104,6 @@ __device__ __forceinline__ work work_of(const params &p)
     return w;
 }
 
-__device__ __forceinline__ uint32_t smem_addr(const void *p)
-{
-    return uint32_t(__cvta_generic_to_shared(p));
-}
-
 __device__ __forceinline__ void bar_init(uint32_t bar, uint32_t count)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
@@ -165,24 +162,6 @@ __device__ __forceinline__ void cluster_sync()
     asm volatile("barrier.cluster.arrive.release.aligned;\n"
                  "barrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
-}
-
-__device__ __forceinline__ void grid_wait()
-{
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-__device__ __forceinline__ void grid_release()
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-__device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], uint32_t addr)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(addr)
-                 : "memory");
 }
 
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
@@ -254,7 +233,7 @@ __device__ __forceinline__ void produce(const params &p, const CUtensorMap *map_
     uint32_t release_at = w.begin + (w.end - w.begin > 1 ? 1 : 0); /* `coming` has come by then */
     bool has_x = false, is_released = false;
     if (p.n_static == 0 && p.n_tiles <= 2 * w.step) { /* short: the next one may come at once */
-        grid_release();
+        grid_launch_dependents();
         is_released = true;
     }
     for (;;) {
@@ -284,7 +263,7 @@ __device__ __forceinline__ void produce(const params &p, const CUtensorMap *map_
             bool is_last = p.n_static == 0 ? tile + w.step >= p.n_tiles
                                            : n_taken + 1 >= p.n_static && coming >= p.n_tiles;
             if (is_last)
-                grid_release();
+                grid_launch_dependents();
             is_released = is_last;
         }
         if (n_free > 0)
@@ -301,7 +280,7 @@ __device__ __forceinline__ void produce(const params &p, const CUtensorMap *map_
         }
     }
     if (!is_released)
-        grid_release();
+        grid_launch_dependents();
     if (!has_x) {
         grid_wait();
         x_load<XROWS>(p, map_x, l, w);
@@ -333,11 +312,11 @@ __device__ __forceinline__ void block_mma(float (&acc)[shape<XROWS>::kNt][4], ui
 #pragma unroll
     for (uint32_t chunk = 0; chunk < 8; chunk += 4) { /* 8 columns each */
         uint32_t a[2][4], b[S::kNt][4];
-        ldmatrix4(a[0], a_base + (((chunk + a_half) ^ a_swizzle) << 4));
-        ldmatrix4(a[1], a_base + (((chunk + 2 + a_half) ^ a_swizzle) << 4));
+        load_matrices(a[0], a_base + (((chunk + a_half) ^ a_swizzle) << 4));
+        load_matrices(a[1], a_base + (((chunk + 2 + a_half) ^ a_swizzle) << 4));
 #pragma unroll
         for (uint32_t t = 0; t < S::kNt; t++)
-            ldmatrix4(b[t], x_base[t] + (((chunk + (lane >> 3)) ^ x_swizzle[t]) << 4));
+            load_matrices(b[t], x_base[t] + (((chunk + (lane >> 3)) ^ x_swizzle[t]) << 4));
 #pragma unroll
         for (uint32_t t = 0; t < S::kNt; t++)
             mma(acc[t], a[0], b[t][0], b[t][1]);
@@ -507,7 +486,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     extern __shared__ uint8_t smem[];
     __shared__ uint32_t queue[kQueue];
     __shared__ uint32_t is_last;
-    layout l = layout_of<XROWS>(p, smem_addr(smem));
+    layout l = layout_of<XROWS>(p, smem_address(smem));
     work w = work_of(p);
     if (threadIdx.x == kProducer) {
         asm volatile("prefetch.tensormap [%0];" ::"l"(&map_w) : "memory");

@@ -1,7 +1,5 @@
 /* The CPU device: memory, working space, and the dealing of ops to the thread pool. What an op
  * computes is in kernels/cpu. All working space is taken at open; ops allocate nothing. */
-#include <assert.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "device/allocs.h"
 #include "device/check.h"
 #include "device/device_int.h"
 #include "device/thread_pool.h"
@@ -18,14 +17,6 @@
 /* Work below this many elements runs on the caller alone: waking the others costs more. */
 #define WORK_MIN 16384u
 
-/* One allocation, so that free needs no size. */
-struct cpu_alloc {
-    struct cpu_alloc *next;
-    void *ptr;           /* what the caller has */
-    void *base;          /* what to give back */
-    size_t bytes_mapped; /* 0: base is from aligned_alloc */
-};
-
 struct cpu_device {
     struct device base;
     struct thread_pool *pool;
@@ -34,8 +25,7 @@ struct cpu_device {
     char *workspace; /* [WORKSPACE_BYTES] */
     char *scratch;   /* [n_threads][scratch_bytes] */
     size_t scratch_bytes;
-    pthread_mutex_t lock; /* of allocs */
-    struct cpu_alloc *allocs;
+    struct device_allocs allocs;
 };
 
 static struct cpu_device *cpu_of(struct device *dev)
@@ -50,7 +40,7 @@ static size_t round_up(size_t bytes, size_t unit)
 
 /* ---- Memory --------------------------------------------------------------------------------- */
 
-static enum status map_pages(size_t bytes, struct cpu_alloc *out)
+static enum status map_pages(size_t bytes, struct device_alloc *out)
 {
     size_t slack = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 0;
     size_t total = round_up(bytes, (size_t)sysconf(_SC_PAGESIZE)) + slack;
@@ -60,12 +50,12 @@ static enum status map_pages(size_t bytes, struct cpu_alloc *out)
     if (slack > 0)
         madvise(base, total, MADV_HUGEPAGE); /* only speed is lost without it */
     out->base = base;
-    out->bytes_mapped = total;
+    out->bytes = total;
     out->ptr = slack > 0 ? (void *)round_up((uintptr_t)base, HUGE_PAGE_BYTES) : base;
     return ST_OK;
 }
 
-static enum status take_aligned(size_t bytes, struct cpu_alloc *out)
+static enum status take_aligned(size_t bytes, struct device_alloc *out)
 {
     size_t total = round_up(bytes, 64);
     out->base = aligned_alloc(64, total);
@@ -73,60 +63,43 @@ static enum status take_aligned(size_t bytes, struct cpu_alloc *out)
         return ST_NO_MEMORY;
     memset(out->base, 0, total);
     out->ptr = out->base;
-    out->bytes_mapped = 0;
+    out->bytes = 0;
     return ST_OK;
 }
 
-static void give_back(const struct cpu_alloc *alloc)
+static void give_back(const struct device_alloc *alloc)
 {
-    if (alloc->bytes_mapped > 0)
-        munmap(alloc->base, alloc->bytes_mapped);
+    if (alloc->bytes > 0) /* mapped */
+        munmap(alloc->base, alloc->bytes);
     else
         free(alloc->base);
 }
 
 static enum status cpu_alloc(struct device *dev, enum device_mem mem, size_t bytes, void **out_ptr)
 {
-    struct cpu_device *cpu = cpu_of(dev);
+    struct device_alloc alloc = {0};
     if (bytes == 0)
         return ST_INVALID;
     if (bytes > SIZE_MAX / 2)
         return ST_NO_MEMORY;
-    struct cpu_alloc *alloc = malloc(sizeof(*alloc));
-    if (alloc == NULL)
-        return ST_NO_MEMORY;
     bool is_mapped = mem == DEVICE_MEM_POOL || bytes >= HUGE_PAGE_BYTES;
-    enum status st = is_mapped ? map_pages(bytes, alloc) : take_aligned(bytes, alloc);
+    enum status st = is_mapped ? map_pages(bytes, &alloc) : take_aligned(bytes, &alloc);
+    if (st != ST_OK)
+        return st;
+    st = device_allocs_add(&cpu_of(dev)->allocs, &alloc);
     if (st != ST_OK) {
-        free(alloc);
+        give_back(&alloc);
         return st;
     }
-    *out_ptr = alloc->ptr;
-    pthread_mutex_lock(&cpu->lock);
-    alloc->next = cpu->allocs;
-    cpu->allocs = alloc;
-    pthread_mutex_unlock(&cpu->lock);
+    *out_ptr = alloc.ptr;
     return ST_OK;
 }
 
 static void cpu_free(struct device *dev, void *ptr)
 {
-    struct cpu_device *cpu = cpu_of(dev);
-    if (ptr == NULL)
-        return;
-    pthread_mutex_lock(&cpu->lock);
-    struct cpu_alloc **link = &cpu->allocs;
-    while (*link != NULL && (*link)->ptr != ptr)
-        link = &(*link)->next;
-    struct cpu_alloc *alloc = *link;
-    if (alloc != NULL)
-        *link = alloc->next;
-    pthread_mutex_unlock(&cpu->lock);
-    assert(alloc != NULL && "freed twice, or not of this device");
-    if (alloc == NULL)
-        return;
-    give_back(alloc);
-    free(alloc);
+    struct device_alloc alloc;
+    if (ptr != NULL && device_allocs_take(&cpu_of(dev)->allocs, ptr, &alloc))
+        give_back(&alloc);
 }
 
 static enum status cpu_copy(struct device *dev, void *dst, const void *src, size_t bytes)
@@ -198,8 +171,7 @@ static void cpu_close(struct device *dev)
     thread_pool_destroy(cpu->pool);
     cpu_free(dev, cpu->scratch);
     cpu_free(dev, cpu->workspace);
-    assert(cpu->allocs == NULL && "memory of the device must be freed before it");
-    pthread_mutex_destroy(&cpu->lock);
+    device_allocs_deinit(&cpu->allocs);
     free(cpu);
 }
 
@@ -216,7 +188,7 @@ static enum status cpu_open(const struct device_opts *opts, struct device **out_
     cpu->isa = opts->isa == CPU_ISA_AUTO ? best : opts->isa;
     cpu->n_threads = thread_count(opts);
     cpu->n_vocab_max = opts->n_vocab_max > 0 ? opts->n_vocab_max : DEVICE_VOCAB_DEFAULT;
-    pthread_mutex_init(&cpu->lock, NULL);
+    device_allocs_init(&cpu->allocs);
     enum status st = take_working_space(cpu);
     if (st == ST_OK)
         st = thread_pool_create(cpu->n_threads, opts->cpus, opts->n_cpus, &cpu->pool);
@@ -437,6 +409,7 @@ static enum status device_attention_plan(struct device *dev, const struct attent
 
 const struct device_ops device_cpu_ops = {
     .name = "cpu",
+    .is_host = true,
     .activation = cpu_activation,
     .probe = cpu_probe,
     .open = cpu_open,

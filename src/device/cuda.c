@@ -4,7 +4,6 @@
 #include "device/device_int.h"
 #include "observe/log.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,19 +27,6 @@ enum status cuda_status(cudaError_t rc, const char *what)
 }
 
 /* ---- Memory --------------------------------------------------------------------------------- */
-
-static enum status allocs_add(struct cuda_device *cuda, void *ptr, bool is_host)
-{
-    struct cuda_alloc *alloc = malloc(sizeof(*alloc));
-    if (alloc == NULL)
-        return ST_NO_MEMORY;
-    *alloc = (struct cuda_alloc){.ptr = ptr, .is_host = is_host};
-    pthread_mutex_lock(&cuda->lock);
-    alloc->next = cuda->allocs;
-    cuda->allocs = alloc;
-    pthread_mutex_unlock(&cuda->lock);
-    return ST_OK;
-}
 
 static void out_of_memory_log(size_t bytes)
 {
@@ -69,8 +55,9 @@ static enum status cuda_alloc(struct device *dev, enum device_mem mem, size_t by
         memset(ptr, 0, bytes);
     else if (st == ST_OK)
         st = cuda_status(cudaMemsetAsync(ptr, 0, bytes, cuda->stream), "clear");
+    struct device_alloc alloc = {.ptr = ptr, .base = ptr, .is_host_memory = is_host};
     if (st == ST_OK)
-        st = allocs_add(cuda, ptr, is_host);
+        st = device_allocs_add(&cuda->allocs, &alloc);
     if (st != ST_OK) {
         is_host ? cudaFreeHost(ptr) : cudaFree(ptr);
         return st;
@@ -81,22 +68,9 @@ static enum status cuda_alloc(struct device *dev, enum device_mem mem, size_t by
 
 static void cuda_free(struct device *dev, void *ptr)
 {
-    struct cuda_device *cuda = cuda_of(dev);
-    if (ptr == NULL)
-        return;
-    pthread_mutex_lock(&cuda->lock);
-    struct cuda_alloc **link = &cuda->allocs;
-    while (*link != NULL && (*link)->ptr != ptr)
-        link = &(*link)->next;
-    struct cuda_alloc *alloc = *link;
-    if (alloc != NULL)
-        *link = alloc->next;
-    pthread_mutex_unlock(&cuda->lock);
-    assert(alloc != NULL && "freed twice, or not of this device");
-    if (alloc == NULL)
-        return;
-    alloc->is_host ? cudaFreeHost(ptr) : cudaFree(ptr);
-    free(alloc);
+    struct device_alloc alloc;
+    if (ptr != NULL && device_allocs_take(&cuda_of(dev)->allocs, ptr, &alloc))
+        alloc.is_host_memory ? cudaFreeHost(ptr) : cudaFree(ptr);
 }
 
 static enum status cuda_copy_in(struct device *dev, void *dst, const void *src, size_t bytes)
@@ -221,10 +195,9 @@ static void cuda_close(struct device *dev)
     if (cuda->replay_end != NULL)
         cudaEventDestroy(cuda->replay_end);
     cuda_lt_close(cuda->lt);
-    assert(cuda->allocs == NULL && "memory of the device must be freed before it");
     if (cuda->stream != NULL)
         cudaStreamDestroy(cuda->stream);
-    pthread_mutex_destroy(&cuda->lock);
+    device_allocs_deinit(&cuda->allocs);
     free(cuda);
 }
 
@@ -270,7 +243,7 @@ static enum status cuda_open(const struct device_opts *opts, struct device **out
         return ST_NO_MEMORY;
     cuda->base.ops = &device_cuda_ops;
     cuda->ordinal = (int)opts->ordinal;
-    pthread_mutex_init(&cuda->lock, NULL);
+    device_allocs_init(&cuda->allocs);
     enum status st = cuda_status(cudaSetDevice(cuda->ordinal), "select the GPU");
     if (st == ST_OK)
         st = cuda_status(cudaGetDeviceProperties(&prop, cuda->ordinal), "properties");

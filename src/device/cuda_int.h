@@ -2,10 +2,9 @@
 #ifndef DEVICE_CUDA_INT_H
 #define DEVICE_CUDA_INT_H
 
+#include "device/allocs.h"
 #include "device/device.h"
 #include "kernels/cuda/cuda_ops.h"
-
-#include <pthread.h>
 
 #define CUDA_STAGE_BYTES (16u << 20) /* of each of the two pinned buffers of an upload */
 
@@ -16,12 +15,6 @@ struct cuda_lt;
 struct cuda_graph {
     uint32_t key;
     cudaGraphExec_t exec; /* NULL: ran once, not recorded yet */
-};
-
-struct cuda_alloc {
-    struct cuda_alloc *next;
-    void *ptr;
-    bool is_host;
 };
 
 struct cuda_device {
@@ -40,8 +33,7 @@ struct cuda_device {
     void *stage_host[2], *stage_dev[2];
     cudaEvent_t stage_free[2];
     uint32_t stage_next;
-    pthread_mutex_t lock; /* of allocs */
-    struct cuda_alloc *allocs;
+    struct device_allocs allocs;
 };
 
 /* Logs the first error and answers with the status for it. A device that has failed once answers

@@ -58,6 +58,7 @@ struct device {
 
 struct device_ops {
     const char *name; /* "cpu", "cuda" */
+    bool is_host;     /* its memory is the host's, and an op is done when its call returns */
     /* dtype of x and y of the ops between embedding and logits, with weights of that dtype */
     enum ops_dtype (*activation)(enum ops_dtype weights);
 

@@ -88,20 +88,26 @@ static enum status input_upload(struct transformer *t, uint32_t n_items)
     return t->dev->ops->copy_in(t->dev, t->in_dev.sample_rows, from, (size_t)(end - from));
 }
 
-static struct ops_rows rows_of(const struct transformer *t, const struct step_plan *plan)
+static struct ops_rows rows_of(const struct transformer *t, uint32_t n_rows, uint32_t n_seqs,
+                               uint32_t rows_max)
 {
-    struct ops_rows rows = {.n_rows = plan->n_tokens,
-                            .seq = t->in_dev.seq,
-                            .pos = t->in_dev.pos,
-                            .block_table = t->in_dev.table,
-                            .table_stride = t->table_stride,
-                            .n_seqs = plan->n_items,
-                            .row_first = t->in_dev.row_first,
-                            .kv_tokens = t->in_dev.kv_tokens};
+    return (struct ops_rows){.n_rows = n_rows,
+                             .seq = t->in_dev.seq,
+                             .pos = t->in_dev.pos,
+                             .block_table = t->in_dev.table,
+                             .table_stride = t->table_stride,
+                             .n_seqs = n_seqs,
+                             .rows_max = rows_max,
+                             .row_first = t->in_dev.row_first,
+                             .kv_tokens = t->in_dev.kv_tokens};
+}
+
+static uint32_t longest_item(const struct step_plan *plan)
+{
+    uint32_t most = 0;
     for (uint32_t i = 0; i < plan->n_items; i++)
-        if (plan->items[i].n_tokens > rows.rows_max)
-            rows.rows_max = plan->items[i].n_tokens;
-    return rows;
+        most = plan->items[i].n_tokens > most ? plan->items[i].n_tokens : most;
+    return most;
 }
 
 struct layers_report {
@@ -120,12 +126,16 @@ static enum status layers_report(void *arg, uint32_t first, uint32_t count)
     return st;
 }
 
-/* Rows of the graph that decodes n sequences: enough of them that little is wasted, few enough that
- * all can be kept. */
-static uint32_t decode_bucket(uint32_t n)
+/* Rows of the record that decodes n sequences: enough of them that little is wasted, few enough
+ * that all can be kept. The host replays nothing and has no padding. */
+static uint32_t decode_rows(const struct transformer *t, uint32_t n)
 {
+    uint32_t most = t->max_seqs < t->max_tokens ? t->max_seqs : t->max_tokens;
     uint32_t step = n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : n <= 64 ? 8 : n <= 128 ? 16 : 32;
-    return (n + step - 1) / step * step;
+    uint32_t rows = (n + step - 1) / step * step;
+    if (t->dev->ops->is_host)
+        return n;
+    return rows < most ? rows : most;
 }
 
 static bool is_decode_only(const struct step_plan *plan)
@@ -172,25 +182,14 @@ static enum status decode_body(void *arg)
 {
     const struct decode_body *body = arg;
     struct transformer *t = body->t;
-    struct forward step = {.rows = {.n_rows = body->n,
-                                    .seq = t->in_dev.seq,
-                                    .pos = t->in_dev.pos,
-                                    .block_table = t->in_dev.table,
-                                    .table_stride = t->table_stride,
-                                    .n_seqs = body->n,
-                                    .rows_max = 1,
-                                    .row_first = t->in_dev.row_first,
-                                    .kv_tokens = t->in_dev.kv_tokens},
-                           .n_sampled = body->n};
+    struct forward step = {.rows = rows_of(t, body->n, body->n, 1), .n_sampled = body->n};
     return step_body(t, &step, body->n);
 }
 
 /* n sequences of one token each: the same work every time, so a device may replay it. */
 static enum status decode_run(struct transformer *t, uint32_t n)
 {
-    struct decode_body body = {t, decode_bucket(n)};
-    if (t->kind == DEVICE_CPU || body.n > t->max_seqs || body.n > t->max_tokens)
-        body.n = n; /* the CPU replays nothing and has no padding */
+    struct decode_body body = {t, decode_rows(t, n)};
     input_pad(t, n, body.n);
     return t->dev->ops->replay(t->dev, body.n, decode_body, &body);
 }
@@ -201,15 +200,14 @@ static enum status decode_prepare(struct runner *r)
     struct transformer *t = (struct transformer *)r;
     enum status st = ST_OK;
     uint32_t most = t->max_seqs < t->max_tokens ? t->max_seqs : t->max_tokens, last = 0;
-    for (uint32_t n = most; n > 0 && st == ST_OK && t->kind == DEVICE_CUDA; n--) {
-        uint32_t bucket = decode_bucket(n) <= most ? decode_bucket(n) : n;
-        for (uint32_t i = 0; i < 2 && bucket != last && st == ST_OK; i++) {
+    for (uint32_t n = most; n > 0 && st == ST_OK && !t->dev->ops->is_host; n--) {
+        for (uint32_t i = 0; i < 2 && decode_rows(t, n) != last && st == ST_OK; i++) {
             input_pad(t, 0, n);
             st = decode_run(t, n);
             if (st == ST_OK)
                 st = t->dev->ops->sync(t->dev);
         }
-        last = bucket;
+        last = decode_rows(t, n);
     }
     return st;
 }
@@ -231,7 +229,7 @@ static enum status transformer_step(struct runner *r, const struct step_plan *pl
     if (!plan_fits(t, plan))
         return ST_INVALID;
     struct layers_report report = {t, plan->step_id, on_layers, arg};
-    struct forward step = {.rows = rows_of(t, plan),
+    struct forward step = {.rows = rows_of(t, plan->n_tokens, plan->n_items, longest_item(plan)),
                            .n_sampled = input_fill(t, plan),
                            .layers_done = plan->report_layers ? layers_report : NULL,
                            .arg = &report};
@@ -310,7 +308,7 @@ static enum status input_make(struct transformer *t)
     char *host = NULL, *dev = NULL;
     size_t bytes = input_place(t, NULL, &unplaced);
     enum status st = scratch_alloc(t, DEVICE_MEM_HOST, bytes, &host);
-    if (st == ST_OK && t->kind == DEVICE_CPU)
+    if (st == ST_OK && t->dev->ops->is_host)
         dev = host;
     else if (st == ST_OK)
         st = scratch_alloc(t, DEVICE_MEM_ACTIVATION, bytes, &dev);
@@ -485,7 +483,6 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
     st = device_open_named(opts->device, &dopts, &t->dev, err);
     if (st != ST_OK)
         return st;
-    t->kind = opts->device;
     t->act = t->dev->ops->activation(lopts.dtype);
     t->dev->ops->bind_thread(t->dev);
     st = model_load(t->dev, &t->desc, &lopts, &t->weights, weights_id, err);
@@ -542,7 +539,7 @@ static const float *transformer_logits(struct runner *r)
 {
     struct transformer *t = (struct transformer *)r;
     const uint64_t row = t->desc.n_vocab * sizeof(float);
-    if (t->kind == DEVICE_CPU)
+    if (t->dev->ops->is_host)
         return t->logits;
     if (t->logits_host == NULL)
         t->logits_host = malloc(t->max_seqs * row);
@@ -562,7 +559,7 @@ static double transformer_replay_seconds(struct runner *r)
 static enum status transformer_alloc_pool(struct runner *r, uint64_t bytes, void **out_base)
 {
     struct transformer *t = (struct transformer *)r;
-    if (t->kind == DEVICE_CPU)
+    if (t->dev->ops->is_host)
         return ST_UNSUPPORTED;
     return scratch_alloc(t, DEVICE_MEM_POOL, bytes, out_base);
 }

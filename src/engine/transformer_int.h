@@ -23,7 +23,6 @@ struct transformer {
     struct model_desc desc;
     struct device *dev;
     struct model_weights weights;
-    enum device_kind kind;
     enum ops_dtype act; /* of h, qkv, attn, gate_up, sampled */
     uint32_t layer_groups, max_seqs, max_tokens, table_stride;
     uint32_t qkv_cols, q_cols;
