@@ -4,8 +4,9 @@
 #define BENCH_BENCH_STEP_H
 
 /* argv[1..]: --model DIR (config.json; weights are random), --device cpu|cuda, --context N (tokens
- * before a decode step), --batch N,N,... , --prompt N,N,... , --steps N, --gbps N and --tflops N
- * (the measured ceilings that shares are taken of), --threads N. Prints a table. Exit code. */
+ * before a decode step), --batch N,N,... , --prompt N,N,... , --steps N, --gbps N, --tflops N
+ * and --fp8-tflops N (the measured ceilings that shares are taken of), --threads N. Prints a table.
+ * Exit code. */
 int bench_step(int argc, char **argv);
 
 #endif

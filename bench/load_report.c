@@ -1,4 +1,5 @@
 #include "load_int.h"
+#include "report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,30 @@ static void row(FILE *json, const char *name, const struct samples *s)
                 mean_of(s), percentile(s, 50), percentile(s, 90), percentile(s, 99));
 }
 
+/* For the table of all benchmarks; the samples are sorted by now. */
+static void rows_report(const struct load *load, double seconds)
+{
+    const struct load_totals *t = &load->t;
+    const struct load_options *o = &load->o;
+    const struct {
+        const char *name, *unit;
+        double value;
+    } rows[] = {
+        {"output", "tokens/s", (double)t->output_tokens / seconds},
+        {"TTFT p50", "ms", percentile(&t->ttft, 50)},
+        {"TTFT p99", "ms", percentile(&t->ttft, 99)},
+        {"ITL p50", "ms", percentile(&t->itl, 50)},
+        {"ITL p99", "ms", percentile(&t->itl, 99)},
+        {"TPOT p50", "ms", percentile(&t->tpot, 50)},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        char what[192];
+        snprintf(what, sizeof(what), "server %s %u/%u concurrency %u %s", o->model, o->isl, o->osl,
+                 o->concurrency, rows[i].name);
+        report_row(NULL, what, rows[i].value, rows[i].unit, 0);
+    }
+}
+
 void load_report(const struct load *load)
 {
     const struct load_totals *t = &load->t;
@@ -88,6 +113,7 @@ void load_report(const struct load *load)
     row(json, "tpot", &t->tpot);
     row(json, "itl", &t->itl);
     row(json, "e2e", &t->e2e);
+    rows_report(load, seconds);
     if (o->slo_ttft_ms > 0 || o->slo_tpot_ms > 0)
         printf("\ngoodput %.1f requests/s (%.1f %% within TTFT %.0f ms and TPOT %.0f ms)\n",
                (double)t->good / seconds,

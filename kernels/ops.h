@@ -27,13 +27,22 @@ extern "C" {
 #define OPS_INLINE static inline
 #endif
 
-enum ops_dtype { OPS_F32 = 0, OPS_BF16 = 1, OPS_F16 = 2 };
+/* OPS_F8: e4m3 without infinities (OCP 8-bit floating point 1.0), weights only. */
+enum ops_dtype { OPS_F32 = 0, OPS_BF16 = 1, OPS_F16 = 2, OPS_F8 = 3 };
 
 /* Bytes of one element; 0 for an unknown dtype. */
 OPS_INLINE uint32_t ops_dtype_bytes(enum ops_dtype dtype)
 {
-    return dtype == OPS_F32 ? 4u : (dtype == OPS_BF16 || dtype == OPS_F16) ? 2u : 0u;
+    return dtype == OPS_F32                        ? 4u
+           : dtype == OPS_BF16 || dtype == OPS_F16 ? 2u
+           : dtype == OPS_F8                       ? 1u
+                                                   : 0u;
 }
+
+/* Scales of an fp8 matrix w[n, k]; the value of an element is its e4m3 value times its scale.
+ * ROW: [n]. BLOCK: [ceil(n / 128), ceil(k / 128)], one for each 128 x 128 elements. */
+enum ops_scaling { OPS_SCALE_NONE = 0, OPS_SCALE_ROW = 1, OPS_SCALE_BLOCK = 2 };
+#define OPS_SCALE_BLOCK_SIZE 128u
 
 #define OPS_HEAD_DIM_MAX     256u /* head_dim is a multiple of 16, at most this */
 #define OPS_PANEL_COLS       32u  /* columns (rows of W) of one packed panel */
@@ -47,29 +56,35 @@ OPS_INLINE uint32_t ops_dtype_bytes(enum ops_dtype dtype)
  *   f32:  [ceil(n/32)][k][32]                                                                   */
 
 /* Bytes of a packed matrix (a multiple of 64); 0 when the dtype cannot be packed or the size
- * overflows. dtype: OPS_F32 or OPS_BF16. */
+ * overflows. dtype: OPS_F32, OPS_BF16; OPS_F8 on a device that has it (device_ops.has_fp8). */
 size_t ops_gemm_packed_bytes(enum ops_dtype dtype, uint64_t n, uint64_t k);
 
 /* gemm_pack: converts rows of a row-major W into the packed form. Several matrices (q, k, v; gate,
  * up) become one by packing each at its own n_first: rows [n_first, n_first + n_rows) of the
  * packed matrix. Padding of the last panel is zeroed by the call that writes row n-1.
- * bf16 from f32 or f16 rounds to nearest even; f32 from bf16 or f16 is exact.
+ * bf16 from f32 or f16 rounds to nearest even; f32 from bf16 or f16 is exact. f8 becomes f8, by
+ * copying, on a device that has it; f32 or bf16 from f8 is the element times its scale, rounded to
+ * nearest even once in f32 and, for bf16, once more.
  * Shapes   src [n_rows, k] row-major, row stride src_stride, in memory of the host or of the
- * device; dst ops_gemm_packed_bytes(dst_dtype, n, k) dst may hold anything before; src need only be
+ * device; src_scale of src_scaling for the whole packed matrix, memory of the device;
+ * dst ops_gemm_packed_bytes(dst_dtype, n, k) dst may hold anything before; src need only be
  * aligned to its element. */
 struct gemm_pack_args {
     const void *src;
-    enum ops_dtype src_dtype; /* any */
+    enum ops_dtype src_dtype; /* any; f8 is the only one to give f8 */
     uint64_t src_stride;      /* elements between rows, >= k */
-    uint32_t n_rows;          /* rows of src */
-    uint32_t n_first;         /* first row in the packed matrix */
-    uint32_t n, k;            /* shape of the whole packed matrix */
+    const float *src_scale;   /* f8 to another dtype; NULL without */
+    enum ops_scaling src_scaling;
+    uint32_t n_rows;  /* rows of src */
+    uint32_t n_first; /* first row in the packed matrix */
+    uint32_t n, k;    /* shape of the whole packed matrix */
     void *dst;
-    enum ops_dtype dst_dtype; /* OPS_F32, OPS_BF16 */
+    enum ops_dtype dst_dtype; /* OPS_F32, OPS_BF16, OPS_F8 */
 };
 
-/* random_fill: dst[i] = scale * u(seed, first + i), u uniform in [-1, 1), for dummy weights.
- * Counter based: any split of a tensor into calls gives the same values, on every device. */
+/* random_fill: dst[i] = scale * u(seed, first + i), u uniform in [-1, 1), for dummy weights; to
+ * nearest even, in f8 at most 448. Counter based: any split of a tensor into calls gives the same
+ * bits, on every device. */
 struct random_fill_args {
     void *dst;
     enum ops_dtype dtype; /* any */
@@ -79,18 +94,44 @@ struct random_fill_args {
     float scale;
 };
 
+/* What a gemm does besides, where the device can (device_ops.fused_rows_max); each part alone or
+ * together with the other.
+ * RMS norm ahead: x is v[r, c] * g[c] in bf16, not divided by the norm yet; x_sums [n_rows, k / 16]
+ * are parts of sum_c v[r, c]^2. Row r of the product is multiplied by
+ * 1 / sqrt(sum(x_sums[r]) / k + eps), before bias and epilogue. x_sums NULL: not so.
+ * Epilogue, v the product with its bias, in f32:
+ *   GEMM_STORE     y = v
+ *   GEMM_SILU_MUL  w is [2 n, k], bias [2 n]: the rows of gate, then those of up;
+ *                  y [n_rows, n] = silu(v[:, :n]) * v[:, n:]; n a multiple of 8
+ *   GEMM_ADD_NORM  residual [n_rows, n] f32, stride n, += v; y = residual * next_norm[n] and y_sums
+ *                  [n_rows, n / 16]: x and x_sums of the gemm behind the next RMS norm; n a
+ *                  multiple of 16 */
+enum gemm_epilogue { GEMM_STORE = 0, GEMM_SILU_MUL = 1, GEMM_ADD_NORM = 2 };
+struct gemm_fusion {
+    const float *x_sums;
+    float eps;
+    enum gemm_epilogue epilogue;
+    float *residual;
+    const float *next_norm;
+    float *y_sums;
+};
+
 /* gemm: y[m,n] = sum_k x[m,k] * W[n,k] (+ bias[n])
  * With bf16 weights x is rounded to bf16 (nearest even) and products are summed in f32; with f32
- * weights x stays f32.
+ * weights x stays f32. With fp8 weights (CUDA) x is bf16, and a device may round it further to e4m3
+ * with a scale for each row (and, for OPS_SCALE_BLOCK, each 128 columns) from its greatest value.
  * Shapes   x [n_rows, k], stride x_stride; w packed [n, k]; bias [n] f32 or NULL;
  *          y [n_rows, n], stride y_stride; y overlaps neither x nor w
- * Checked  tests/ops/test_gemm.c */
+ * Checked  tests/ops/test_gemm.c, tests/gpu/test_cuda_ops.c */
 struct gemm_args {
     const void *x;
     enum ops_dtype x_dtype;
     uint64_t x_stride;
     const void *w;
-    enum ops_dtype w_dtype; /* OPS_F32, OPS_BF16 */
+    enum ops_dtype w_dtype; /* OPS_F32, OPS_BF16; CUDA: OPS_F8 too */
+    const float *w_scale;   /* of w_scaling; NULL without */
+    enum ops_scaling w_scaling;
+    const struct gemm_fusion *fusion; /* NULL: nothing besides */
     const float *bias;
     void *y;
     enum ops_dtype y_dtype;
@@ -106,12 +147,58 @@ struct gemm_args {
 struct embedding_args {
     const uint32_t *ids;
     const void *table;
-    enum ops_dtype dtype; /* any; packed: OPS_F32, OPS_BF16 */
+    enum ops_dtype dtype; /* any but f8; packed: OPS_F32, OPS_BF16 */
     uint32_t is_packed;   /* 0, 1 */
     uint32_t n_vocab, n_cols;
     void *y;
     enum ops_dtype y_dtype;
     uint64_t y_stride;
+    uint32_t n_rows;
+};
+
+/* step_input: brings what the host has written for a step into device memory, in a launch that may
+ * be recorded; step_output brings the step's tokens back. Two steps may be under way: src and dst
+ * have a place for each, and *turn, in device memory, counts the steps that are over.
+ * Words [0, n_words) of src[turn % 2] go to the same place of dst, but for an id (words [ids_at,
+ * ids_at + n_ids)) of OPS_ID_PENDING | i, which becomes tokens[i], the i-th token of the step
+ * before. Then the table, [n_seqs, table_stride] from word table_at on: of row s the entries for
+ * the kv_tokens[s] positions of sequence s, which are words [kv_tokens_at, + n_seqs). */
+#define OPS_ID_PENDING 0x80000000u
+struct step_input_args {
+    const uint32_t *src[2];
+    uint32_t *dst;
+    const uint32_t *turn, *tokens;
+    uint32_t n_words, ids_at, n_ids;
+    uint32_t table_at, table_stride, kv_tokens_at, n_seqs, block_tokens;
+};
+
+/* dst[turn % 2][0 .. n) = tokens; *turn += 1. */
+struct step_output_args {
+    const uint32_t *tokens;
+    uint32_t *dst[2];
+    uint32_t *turn;
+    uint32_t n;
+};
+
+/* step_begin: what a step of a device with fused ops starts with, in one launch: the embedding of
+ * its rows as the residual stream, the input of the first gemm, and the rotations of all layers.
+ * Shapes   x [n_rows, n_cols] f32 = table[ids[r], :], as embedding with is_packed; then, unless y
+ * is NULL, y [n_rows, n_cols] bf16 = x * norm_w and y_sums [n_rows, n_cols / 16] as GEMM_ADD_NORM
+ * leaves them; n_cols a multiple of 16 cos_sin [n_rows, n_rot / 2, 2] f32: cos and sin of pos[r] *
+ * inv_freq[i], times attn_scale */
+struct step_begin_args {
+    const uint32_t *ids, *pos;
+    const void *table;
+    enum ops_dtype dtype; /* of table: OPS_F32, OPS_BF16 */
+    uint32_t n_vocab, n_cols;
+    float *x;
+    const float *norm_w;
+    void *y;
+    float *y_sums;
+    const float *inv_freq;
+    float *cos_sin;
+    uint32_t n_rot;
+    float attn_scale;
     uint32_t n_rows;
 };
 
@@ -245,11 +332,21 @@ struct qkv_args {
  * out[r,h,:] = sum_j softmax_j(scale * q[r,h] . K[j]) V[j], with KV head h / (n_heads / n_kv_heads)
  * Rows of one sequence that follow each other share the KV reads; order is free.
  * Keys are taken in pieces of 64 aligned positions with a running maximum, all in f32.
+ * With `fresh` (steps of one row a sequence, CUDA) q is the row of the qkv gemm itself, the heads
+ * of q, k and v one behind the other: the op does the work of qkv too, but leaves the row as it is.
  * Shapes   q, out [n_rows, n_heads, head_dim] of dtype, strides q_stride, out_stride; no overlap
  * Source   online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867 */
+struct attention_fresh {
+    const float *q_norm, *k_norm; /* [head_dim] or NULL */
+    float eps;
+    const float *cos_sin; /* [n_rows, n_rot / 2, 2], of step_begin */
+    uint32_t n_rot;
+};
+
 struct attention_args {
     const void *q;
     uint64_t q_stride;
+    const struct attention_fresh *fresh; /* NULL: q is ready, k and v are in the pool */
     void *out;
     uint64_t out_stride;
     enum ops_dtype dtype;
@@ -263,14 +360,23 @@ struct attention_args {
 
 /* ---- Choosing tokens ------------------------------------------------------------------------ */
 
-/* One row's sampling plan. Order of work: banned ids, temperature, top-k, top-p over what top-k
- * left, min-p relative to the best token; then the draw by `uniform` over the candidates ordered by
- * (logit descending, id ascending). Equal logits therefore never make it ambiguous.
- * NaN logits count as minus infinity.
+/* One row's sampling plan; all zero is greedy, and a field that is zero is off. Order of work:
+ * log-probabilities of the logits as they are; penalties and bias of `tokens`; `allowed` and
+ * `banned`; temperature; top-k; top-p over what top-k left; min-p relative to the best token; then
+ * the draw by `uniform` over the candidates ordered by (logit descending, id ascending). Equal
+ * logits therefore never make it ambiguous. NaN logits count as minus infinity.
  *
- * All of it is integers, so that a sum has one value in any order and every device draws the same
- * token. With each float operation rounded on its own to nearest even (no fused multiply-add):
- *   best     the greatest logit that is not banned; where it is +inf, or the row is greedy
+ * Penalties and bias turn the logit l of a token of `tokens` into, in this order, c being how often
+ * it is in the output:
+ *   repetition   where c > 0 or it is in the prompt: l > 0 ? l / repetition : l * repetition
+ *   frequency    where c > 0: l - frequency * c
+ *   presence     where c > 0: l - presence
+ *   bias         l + bias
+ *
+ * All further work is integers, so that a sum has one value in any order and every device draws the
+ * same token. With each float operation, those above too, rounded on its own to nearest even (no
+ * fused multiply-add):
+ *   best     the greatest logit that may be drawn; where it is +inf, or the row is greedy
  *            (temperature below OPS_TEMPERATURE_MIN, or NaN), its lowest id is the answer
  *   x        (logit - best) * (1 / temperature)
  *   weight   u64: trunc(cpu_exp_f32(x) * 2^OPS_WEIGHT_BITS); 0 where x is NaN. The best token's is
@@ -299,19 +405,51 @@ OPS_INLINE uint64_t ops_sample_of(uint32_t part, uint64_t mass)
     return part * (mass >> 32) + (part * (mass & UINT32_MAX) >> 32);
 }
 
+/* What is special about one token of a row. */
+#define OPS_IN_PROMPT 0x80000000u
+struct sample_token {
+    uint32_t id;   /* one entry an id; out of range is ignored */
+    uint32_t seen; /* times in the output, below 2^31; | OPS_IN_PROMPT if it is in the prompt */
+    float bias;
+    float saved; /* the op's own: it may write it */
+};
+
+/* Log-probabilities of a row's logits before anything is done to them, at temperature 1:
+ * logit - log(sum of exp(logits)). Where the greatest logit is +inf, the tokens that have it share
+ * the probability. `ids` are the best tokens in order of (logit descending, id ascending); where a
+ * row has fewer above -inf, the rest is OPS_NO_TOKEN and -inf. Devices agree on the ids, and on
+ * the values to 1e-5 * max(1, |value|). */
+#define OPS_TOP_LOGPROBS_MAX 20u
+struct sample_logprobs {
+    float chosen; /* of the token drawn; -inf for OPS_NO_TOKEN */
+    uint32_t ids[OPS_TOP_LOGPROBS_MAX];
+    float values[OPS_TOP_LOGPROBS_MAX];
+};
+
 struct sample_row {
-    float temperature; /* below OPS_TEMPERATURE_MIN: greedy, only `banned` matters of the rest */
+    float temperature; /* below OPS_TEMPERATURE_MIN: greedy, then no field up to top_k matters */
     float top_p;       /* >= 1 or <= 0: off */
     float min_p;       /* <= 0: off */
     float uniform;     /* in [0, 1), philox_uniform of the caller */
     uint32_t top_k;    /* 0: off */
     uint32_t n_banned;
-    const uint32_t *banned; /* [n_banned] ids; any order; out of range is ignored */
+    const uint32_t *banned;  /* [n_banned] ids; any order; out of range is ignored */
+    const uint32_t *allowed; /* [ceil(n_vocab / 32)]: bit id % 32 of word id / 32; NULL: all */
+    float repetition;        /* <= 0 or 1: off */
+    float frequency, presence;
+    struct sample_token *tokens; /* [n_tokens] in any order; no two rows share them */
+    uint32_t n_tokens;
+    uint32_t n_top;         /* places of logprobs to fill, at most OPS_TOP_LOGPROBS_MAX */
+    const uint32_t *newest; /* an id that is once more in the output than `tokens` says; NULL: none.
+                               It need not be in `tokens`. */
+    struct sample_logprobs *logprobs; /* output; NULL: none wanted */
 };
 
-/* sample: out_ids[r] drawn from logits[r,:]; OPS_NO_TOKEN when every token is banned, NaN or -inf.
- * Shapes   logits [n_rows, n_vocab] f32, stride logits_stride, unchanged; rows [n_rows];
- *          out_ids [n_rows] */
+/* sample: out_ids[r] drawn from logits[r,:]; OPS_NO_TOKEN when no token may be drawn that is above
+ * -inf.
+ * Shapes   logits [n_rows, n_vocab] f32, stride logits_stride; a device may change those of
+ *          `tokens` and `newest` meanwhile, and puts them back; rows [n_rows]; out_ids [n_rows],
+ *          overlaps nothing that the rows point to */
 struct sample_args {
     const float *logits;
     uint64_t logits_stride;

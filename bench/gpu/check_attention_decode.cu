@@ -6,95 +6,20 @@
  * NaN, lengths around the tile and the block, against a float64 reference (on the host when the
  * case is small, else by a plain kernel). Also: gaps and padding rows stay untouched, the bits of
  * three runs agree, the counters are zero again, one captured graph serves two sets of lengths.
- * Times: a graph of one call per layer, the layers larger than the L2 together; median of replays;
- * as a share of the device copy (bytes read and written) measured in the same run. */
-#include "kernels/cuda/cuda_ops.h"
-
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-#include <vector>
+ * Rows that are `fresh`: the new positions are poison, too; the output has the bits of the qkv op
+ * and attention one after the other, and so has every byte of the pool; a row that comes late, from
+ * a kernel that released this one at once, is waited for.
+ * Times: see attention_decode_time.cuh. */
+#include "bench/gpu/attention_decode_kit.cuh"
+#include "bench/gpu/attention_decode_time.cuh"
 
 namespace
 {
 
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        cudaError_t must_err = (call);                                                             \
-        if (must_err != cudaSuccess) {                                                             \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(must_err));      \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+constexpr double ERR_ALL_MAX = 5e-3; /* ||out - ref|| / ||ref|| over a case */
+constexpr double ERR_ROW_MAX = 2e-2; /* over one head of one row */
 
-constexpr double ERR_ALL_MAX = 5e-3;      /* ||out - ref|| / ||ref|| over a case */
-constexpr double ERR_ROW_MAX = 2e-2;      /* over one head of one row */
-constexpr uint32_t LAYER = 1, LAYERS = 3; /* of the checks */
-
-uint32_t n_sms;
-uint32_t random_state = 1;
-
-uint32_t random_next()
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return random_state >> 8;
-}
-
-template <class T> T *device_alloc(size_t n)
-{
-    void *ptr;
-    MUST(cudaMalloc(&ptr, n * sizeof(T)));
-    return static_cast<T *>(ptr);
-}
-
-template <class T> T *device_copy(const std::vector<T> &host)
-{
-    T *ptr = device_alloc<T>(std::max<size_t>(host.size(), 1));
-    MUST(cudaMemcpy(ptr, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return ptr;
-}
-
-__device__ uint32_t hash32(uint64_t x)
-{
-    x = (x ^ (x >> 31)) * 0x7fb5d329728ea185ull;
-    x = (x ^ (x >> 27)) * 0x81dadef4bc2dd44dull;
-    return static_cast<uint32_t>(x >> 32);
-}
-
-/* A normal deviate of counter i. */
-__device__ float normal_at(uint64_t i, uint32_t seed)
-{
-    float u = (hash32(i * 2u + (static_cast<uint64_t>(seed) << 40)) + 1.0f) * 2.3283064e-10f;
-    float v = hash32(i * 2u + 1u + (static_cast<uint64_t>(seed) << 40)) * 2.3283064e-10f;
-    return sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cospif(2.0f * v);
-}
-
-__global__ void fill_normal(__nv_bfloat16 *dst, size_t n, uint32_t seed, float scale)
-{
-    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += step)
-        dst[i] = __float2bfloat16(normal_at(i, seed) * scale);
-}
-
-/* K and V of every position of every sequence; grid (n_seqs, n_kv_heads). */
-__global__ void fill_positions(ops_kv_pool pool, uint32_t layer, cuda_seqs seqs, uint32_t seed)
-{
-    uint32_t seq = blockIdx.x, head = blockIdx.y, d = pool.head_dim, bt = pool.block_tokens;
-    size_t n = static_cast<size_t>(seqs.kv_tokens[seq]) * d * 2u;
-    for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
-        uint32_t is_v = i % 2u, dim = i / 2u % d, pos = static_cast<uint32_t>(i / 2u / d);
-        uint64_t block = seqs.block_table[static_cast<size_t>(seq) * seqs.table_stride + pos / bt];
-        uint64_t plane = (static_cast<uint64_t>(layer) * pool.n_kv_heads + head) * 2u + is_v;
-        char *at = static_cast<char *>(pool.base) + block * pool.block_bytes +
-                   ((plane * bt + pos % bt) * d + dim) * 2u;
-        *reinterpret_cast<__nv_bfloat16 *>(at) =
-            __float2bfloat16(normal_at(i + (static_cast<uint64_t>(seq * 64u + head) << 32), seed));
-    }
-}
+/* ---- Reference ------------------------------------------------------------------------------- */
 
 /* The reference on the device: grid (n_seqs, n_heads); scores [n_seqs, n_heads, kv_max]. */
 __global__ void reference_kernel(cuda_attention_args a, double *scores, uint32_t kv_max,
@@ -141,95 +66,6 @@ __global__ void reference_kernel(cuda_attention_args a, double *scores, uint32_t
         }
         ref[(static_cast<size_t>(seq) * a.n_heads + h) * d + i] = sum / total;
     }
-}
-
-float from_bf16(uint16_t bits)
-{
-    uint32_t wide = static_cast<uint32_t>(bits) << 16;
-    float value;
-    memcpy(&value, &wide, 4);
-    return value;
-}
-
-struct shape {
-    uint32_t n_kv_heads, group, head_dim, block_tokens, window, has_sinks;
-};
-
-/* A step with all its memory on the device. */
-struct step {
-    shape sh;
-    cuda_attention_args args;
-    std::vector<uint32_t> lens, table;
-    std::vector<float> sinks;
-    size_t pool_bytes, out_n; /* out_n: elements, with the gaps */
-    void *plan, *work;
-    size_t work_bytes;
-};
-
-step step_create(const shape &sh, const std::vector<uint32_t> &lens, uint32_t n_layers,
-                 uint32_t extra_bytes)
-{
-    step s = {};
-    s.sh = sh;
-    s.lens = lens;
-    uint32_t n_seqs = static_cast<uint32_t>(lens.size()), n_blocks = 0, stride = 1;
-    for (uint32_t len : lens) {
-        uint32_t n = (len + sh.block_tokens - 1) / sh.block_tokens;
-        n_blocks += n;
-        stride = std::max(stride, n + 1);
-    }
-    std::vector<uint32_t> order(n_blocks + 3);
-    for (uint32_t i = 0; i < order.size(); i++)
-        order[i] = i;
-    for (uint32_t i = static_cast<uint32_t>(order.size()) - 1; i > 0; i--)
-        std::swap(order[i], order[random_next() % (i + 1)]);
-    s.table.assign(static_cast<size_t>(n_seqs) * stride, 0xfffffff0u); /* never to be followed */
-    uint32_t used = 0;
-    for (uint32_t q = 0; q < n_seqs; q++)
-        for (uint32_t i = 0; i * sh.block_tokens < lens[q]; i++)
-            s.table[static_cast<size_t>(q) * stride + i] = order[used++];
-
-    cuda_attention_args &a = s.args;
-    uint32_t n_heads = sh.n_kv_heads * sh.group, width = n_heads * sh.head_dim;
-    a.pool = {nullptr,         0,           n_blocks + 3, n_layers, sh.n_kv_heads,
-              sh.block_tokens, sh.head_dim, OPS_BF16};
-    a.pool.block_bytes = ops_kv_block_bytes(&a.pool) + extra_bytes;
-    s.pool_bytes = a.pool.block_bytes * a.pool.n_blocks;
-    a.pool.base = device_alloc<char>(s.pool_bytes);
-    a.q_stride = width + 8;
-    a.out_stride = width + 24;
-    s.out_n = static_cast<size_t>(n_seqs) * a.out_stride;
-    a.q = device_alloc<uint16_t>(n_seqs * a.q_stride);
-    a.out = device_alloc<uint16_t>(s.out_n);
-    a.layer = LAYER;
-    a.n_heads = n_heads;
-    a.window = sh.window;
-    a.scale = 1.0f / sqrtf(static_cast<float>(sh.head_dim));
-    for (uint32_t h = 0; h < n_heads; h++)
-        s.sinks.push_back(static_cast<float>(h % 5) - 1.0f);
-    a.sinks = sh.has_sinks ? device_copy(s.sinks) : nullptr;
-    a.seqs = {n_seqs, nullptr, device_copy(lens), device_copy(s.table), stride};
-    a.n_rows = n_seqs;
-    fill_normal<<<256, 256>>>(static_cast<__nv_bfloat16 *>(const_cast<void *>(a.q)),
-                              n_seqs * a.q_stride, random_next(), 2.0f);
-    s.plan = device_alloc<char>(cuda_decode_plan_bytes(n_seqs));
-    s.work_bytes = cuda_decode_workspace_bytes(n_seqs, n_heads, sh.head_dim, n_sms);
-    s.work = device_alloc<char>(s.work_bytes);
-    MUST(cudaMemset(s.plan, 0xff, cuda_decode_plan_bytes(n_seqs)));
-    MUST(cudaMemset(s.work, 0, s.work_bytes));
-    return s;
-}
-
-void step_destroy(step &s)
-{
-    cudaFree(s.args.pool.base);
-    cudaFree(const_cast<void *>(s.args.q));
-    cudaFree(s.args.out);
-    cudaFree(const_cast<float *>(s.args.sinks));
-    cudaFree(const_cast<uint32_t *>(s.args.seqs.kv_tokens));
-    cudaFree(const_cast<uint32_t *>(s.args.seqs.block_table));
-    cudaFree(s.plan);
-    cudaFree(s.work);
 }
 
 std::vector<double> reference_host(const step &s)
@@ -339,53 +175,254 @@ const char *counters_judge(const step &s)
     return nullptr;
 }
 
-void step_launch(const step &s, cudaStream_t stream)
+/* ---- Fresh rows ------------------------------------------------------------------------------ */
+
+/* What the qkv op makes of the rows, in float64: q of x in place, k and v into the pool. Grid
+ * (n_seqs, heads of q, k and v). */
+__global__ void qkv_reference_kernel(qkv_args a)
 {
-    MUST(cuda_decode_plan(&s.args, n_sms, s.plan, stream));
-    MUST(cuda_attention_decode(&s.args, n_sms, s.plan, s.work, stream));
+    __shared__ double h[OPS_HEAD_DIM_MAX];
+    uint32_t head = blockIdx.y, d = a.pool.head_dim, half = a.n_rot / 2,
+             pos = a.rows.pos[blockIdx.x];
+    bool is_q = head < a.n_heads, is_v = head >= a.n_heads + a.pool.n_kv_heads;
+    if (pos == OPS_NO_POSITION)
+        return;
+    __nv_bfloat16 *x = static_cast<__nv_bfloat16 *>(a.x) + blockIdx.x * a.x_stride + head * d;
+    const float *norm = is_v ? nullptr : is_q ? a.q_norm : a.k_norm;
+    double sum = 0, v = 0;
+    for (uint32_t i = 0; i < d; i++)
+        sum += static_cast<double>(__bfloat162float(x[i])) * __bfloat162float(x[i]);
+    for (uint32_t i = threadIdx.x; i < d; i += blockDim.x)
+        h[i] = __bfloat162float(x[i]) * (norm ? norm[i] / sqrt(sum / d + a.eps) : 1.0);
+    __syncthreads();
+    char *plane = static_cast<char *>(a.pool.base);
+    if (!is_q) {
+        uint32_t kv_head = (head - a.n_heads) % a.pool.n_kv_heads, bt = a.pool.block_tokens;
+        plane += ops_kv_plane_offset(
+            &a.pool, a.rows.block_table[blockIdx.x * a.rows.table_stride + pos / bt], a.layer,
+            kv_head, is_v);
+        x = reinterpret_cast<__nv_bfloat16 *>(plane) + pos % bt * d;
+    }
+    for (uint32_t i = threadIdx.x; i < d; i += blockDim.x) {
+        v = h[i];
+        if (!is_v && i < a.n_rot) {
+            double angle = static_cast<float>(pos) * a.inv_freq[i % half];
+            v = h[i] * cos(angle) + (i < half ? -h[i + half] : h[i - half]) * sin(angle);
+        }
+        x[i] = __float2bfloat16_rn(static_cast<float>(v));
+    }
 }
+
+/* Poison in the place of each sequence's last position; grid (n_seqs, n_kv_heads). */
+__global__ void poison_last(ops_kv_pool pool, uint32_t layer, cuda_seqs seqs)
+{
+    uint32_t end = seqs.kv_tokens[blockIdx.x], bt = pool.block_tokens, pos = end - 1;
+    for (uint32_t i = threadIdx.x; i < 2 * pool.head_dim && end > 0; i += blockDim.x) {
+        uint32_t block = seqs.block_table[blockIdx.x * seqs.table_stride + pos / bt];
+        char *plane = static_cast<char *>(pool.base) +
+                      ops_kv_plane_offset(&pool, block, layer, blockIdx.y, i / pool.head_dim);
+        reinterpret_cast<uint16_t *>(plane)[pos % bt * pool.head_dim + i % pool.head_dim] = 0xffff;
+    }
+}
+
+/* Counts what differs: bits, and values by more than a rounding to bf16 either way. */
+__global__ void compare_kernel(const uint16_t *a, const uint16_t *b, size_t n, uint32_t *counts)
+{
+    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += step) {
+        if (a[i] == b[i])
+            continue;
+        float x = __uint_as_float(a[i] << 16), y = __uint_as_float(b[i] << 16);
+        atomicAdd(counts, 1u);
+        if (!(fabsf(x - y) <= 0.008f * fabsf(y) + 1e-5f))
+            atomicAdd(counts + 1, 1u);
+    }
+}
+
+struct difference {
+    uint32_t bits, values;
+};
+
+difference compare(const void *a, const void *b, size_t bytes)
+{
+    uint32_t *counts = device_alloc<uint32_t>(2);
+    difference d;
+    MUST(cudaMemset(counts, 0, 8));
+    compare_kernel<<<1024, 256>>>(static_cast<const uint16_t *>(a),
+                                  static_cast<const uint16_t *>(b), bytes / 2, counts);
+    MUST(cudaMemcpy(&d, counts, 8, cudaMemcpyDeviceToHost));
+    cudaFree(counts);
+    return d;
+}
+
+void *copy_of(const void *src, size_t bytes)
+{
+    void *dst = device_alloc<char>(bytes);
+    MUST(cudaMemcpy(dst, src, bytes, cudaMemcpyDeviceToDevice));
+    return dst;
+}
+
+/* The rows and the pool as they are once the qkv op has run: by that op, or in float64. */
+step step_after_qkv(const step &s, bool is_float64)
+{
+    step after = s;
+    after.args.q = copy_of(s.args.q, s.q_n * 2);
+    after.args.pool.base = copy_of(s.args.pool.base, s.pool_bytes);
+    struct qkv_args a = qkv_of(s, const_cast<void *>(after.args.q), after.args.pool);
+    if (is_float64)
+        qkv_reference_kernel<<<dim3(a.rows.n_rows, a.n_heads + 2 * a.pool.n_kv_heads), 64>>>(a);
+    else
+        MUST(cuda_qkv(&a, 0));
+    MUST(cudaGetLastError());
+    return after;
+}
+
+void step_after_destroy(step &s)
+{
+    cudaFree(const_cast<void *>(s.args.q));
+    cudaFree(s.args.pool.base);
+}
+
+/* Brings the rows long after it has let the kernel behind it start. */
+__global__ void late_rows(const uint4 *src, uint4 *dst, size_t n)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    long long start = clock64();
+    while (clock64() - start < 40000)
+        ;
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x)
+        dst[i] = src[i];
+}
+
+void late_rows_launch(const void *src, const void *dst, size_t bytes, cudaStream_t stream)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(256);
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = 1;
+    MUST(cudaLaunchKernelEx(&config, late_rows, static_cast<const uint4 *>(src),
+                            static_cast<uint4 *>(const_cast<void *>(dst)), bytes / 16));
+}
+
+/* ---- Cases ----------------------------------------------------------------------------------- */
 
 struct tally {
     uint32_t n_cases, n_failed;
     double err, err_row; /* worst of all cases */
+    uint32_t n_rounded;  /* values of k and v that float64 rounds otherwise */
 };
 
-void check_case(const shape &sh, const std::vector<uint32_t> &lens, tally *t)
+void tally_add(tally *t, const step &s, const char *wrong, uint32_t how, double err, double err_row)
 {
-    step s = step_create(sh, lens, LAYERS, (random_next() % 3) * 64);
-    double work = 0, err = 0, err_row = 0;
-    for (uint32_t len : lens)
-        work += static_cast<double>(len) * s.args.n_heads * sh.head_dim;
-    MUST(cudaMemset(s.args.pool.base, 0xff, s.pool_bytes));
-    fill_positions<<<dim3(s.args.n_rows, sh.n_kv_heads), 256>>>(s.args.pool, LAYER, s.args.seqs,
-                                                                random_next());
-    MUST(cudaGetLastError());
-    std::vector<double> ref = work < 1.5e6 ? reference_host(s) : reference_device(s);
-    std::vector<uint16_t> first;
-    const char *wrong = nullptr;
-    for (int run = 0; run < 3 && !wrong; run++) {
-        MUST(cudaMemset(s.args.out, 0xff, s.out_n * 2));
-        step_launch(s, 0);
-        std::vector<uint16_t> out = out_fetch(s);
-        if (run == 0)
-            wrong = out_judge(s, ref, out, &err, &err_row);
-        else if (out != first)
-            wrong = "other bits in another run";
-        if (run == 0)
-            first = out;
-        if (!wrong)
-            wrong = counters_judge(s);
-    }
+    const shape &sh = s.sh;
     t->n_cases++;
     t->err = std::max(t->err, err);
     t->err_row = std::max(t->err_row, err_row);
-    if (wrong) {
-        t->n_failed++;
-        printf("FAILED hd %u group %u kv %u block %u window %u sinks %u seqs %zu: %s (%.2e, row "
-               "%.2e)\n",
-               sh.head_dim, sh.group, sh.n_kv_heads, sh.block_tokens, sh.window, sh.has_sinks,
-               lens.size(), wrong, err, err_row);
+    if (!wrong)
+        return;
+    t->n_failed++;
+    printf("FAILED hd %u group %u kv %u block %u window %u sinks %u rot %u norm %u seqs %zu first "
+           "%u how %u: %s (%.2e, row %.2e)\n",
+           sh.head_dim, sh.group, sh.n_kv_heads, sh.block_tokens, sh.window, sh.has_sinks, sh.n_rot,
+           sh.has_norm, s.lens.size(), s.lens[0], how, wrong, err, err_row);
+}
+
+void step_launch(const step &s, cudaStream_t stream, uint32_t how)
+{
+    MUST(cuda_decode_plan_tuned(&s.args, n_sms, s.plan, stream, how));
+    MUST(cuda_attention_decode_tuned(&s.args, n_sms, s.plan, s.work, stream, how));
+}
+
+std::vector<double> reference_of(const step &s)
+{
+    double work = 0;
+    for (uint32_t len : s.lens)
+        work += static_cast<double>(len) * s.args.n_heads * s.sh.head_dim;
+    return work < 3e5 ? reference_host(s) : reference_device(s);
+}
+
+/* Three runs of rows that are ready. */
+void check_ready(const step &s, uint32_t how, const std::vector<double> &ref, tally *t,
+                 std::vector<uint16_t> *out_first)
+{
+    const char *wrong = nullptr;
+    double err = 0, err_row = 0;
+    for (int run = 0; run < 3 && !wrong; run++) {
+        MUST(cudaMemset(s.args.out, 0xff, s.out_n * 2));
+        step_launch(s, 0, how);
+        std::vector<uint16_t> out = out_fetch(s);
+        if (run == 0)
+            wrong = out_judge(s, ref, out, &err, &err_row);
+        else if (out != *out_first)
+            wrong = "other bits in another run";
+        if (run == 0)
+            *out_first = out;
+        if (!wrong)
+            wrong = counters_judge(s);
     }
+    tally_add(t, s, wrong, how, err, err_row);
+}
+
+/* Three runs of fresh rows, the last of them late. `after`: what the qkv op left; ready: the bits
+ * that attention made of that. */
+void check_fresh(step s, uint32_t how, const step &after, const std::vector<uint16_t> &ready,
+                 tally *t)
+{
+    const char *wrong = nullptr;
+    s.args.fresh = &s.fresh;
+    void *rows = copy_of(s.args.q, s.q_n * 2);
+    dim3 grid(s.args.n_rows, s.sh.n_kv_heads);
+    for (int run = 0; run < 3 && !wrong; run++) {
+        poison_last<<<grid, 128>>>(s.args.pool, s.args.layer, s.args.seqs);
+        MUST(cudaMemset(s.args.out, 0xff, s.out_n * 2));
+        if (run == 2)
+            MUST(cudaMemset(const_cast<void *>(s.args.q), 0xff, s.q_n * 2 / 16 * 16));
+        MUST(cuda_decode_plan_tuned(&s.args, n_sms, s.plan, 0, how));
+        if (run == 2)
+            late_rows_launch(rows, s.args.q, s.q_n * 2, 0);
+        MUST(cuda_attention_decode_tuned(&s.args, n_sms, s.plan, s.work, 0, how));
+        if (out_fetch(s) != ready)
+            wrong = run == 2 ? "did not wait for its rows" : "not the bits of qkv and attention";
+        if (!wrong && compare(s.args.pool.base, after.args.pool.base, s.pool_bytes).bits > 0)
+            wrong = "the pool is not as the qkv op leaves it";
+        if (!wrong && compare(s.args.q, rows, s.q_n * 2).bits > 0)
+            wrong = "touched the rows";
+        if (!wrong)
+            wrong = counters_judge(s);
+    }
+    cudaFree(rows);
+    tally_add(t, s, wrong, how, 0, 0);
+}
+
+void check_case(const shape &sh, const std::vector<uint32_t> &lens, tally *t,
+                const std::vector<uint32_t> &hows = {0})
+{
+    step s = step_create(sh, lens, LAYERS, (random_next() % 3) * 64);
+    dim3 grid(s.args.n_rows, sh.n_kv_heads);
+    MUST(cudaMemset(s.args.pool.base, 0xff, s.pool_bytes));
+    fill_positions<<<grid, 256>>>(s.args.pool, s.args.layer, s.args.seqs, random_next());
+    poison_last<<<grid, 128>>>(s.args.pool, s.args.layer, s.args.seqs);
+    MUST(cudaGetLastError());
+    step_begin(s, 0);
+    step exact = step_after_qkv(s, true), after = step_after_qkv(s, false);
+    difference pool = compare(after.args.pool.base, exact.args.pool.base, s.pool_bytes);
+    t->n_rounded += pool.bits;
+    if (pool.values > 0)
+        tally_add(t, s, "the qkv op is not its reference", 0, 0, 0);
+    std::vector<double> ref = reference_of(exact);
+    for (uint32_t how : hows) {
+        std::vector<uint16_t> ready;
+        check_ready(after, how, ref, t, &ready);
+        check_fresh(s, how, after, ready, t);
+    }
+    step_after_destroy(exact);
+    step_after_destroy(after);
     step_destroy(s);
 }
 
@@ -393,18 +430,18 @@ void check_case(const shape &sh, const std::vector<uint32_t> &lens, tally *t)
 void check_graph(tally *t)
 {
     std::vector<uint32_t> lens = {300, 2000, 64, 900}, other = {17, 0, 1, 333};
-    step s = step_create({4, 4, 128, 64, 0, 0}, lens, LAYERS, 0);
+    step s = step_create({4, 4, 128, 64, 0, 0, 128, 0}, lens, LAYERS, 0);
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
-    double err = 0, err_row = 0;
     fill_positions<<<dim3(4, 4), 256>>>(s.args.pool, LAYER, s.args.seqs, 5);
     MUST(cudaStreamCreate(&stream));
     MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    step_launch(s, stream);
+    step_launch(s, stream, 0);
     MUST(cudaStreamEndCapture(stream, &graph));
     MUST(cudaGraphInstantiate(&exec, graph, 0));
     for (int round = 0; round < 4; round++) {
+        double err = 0, err_row = 0;
         s.lens = round % 2 ? other : lens;
         MUST(cudaMemcpy(const_cast<uint32_t *>(s.args.seqs.kv_tokens), s.lens.data(), 16,
                         cudaMemcpyHostToDevice));
@@ -412,10 +449,7 @@ void check_graph(tally *t)
         MUST(cudaDeviceSynchronize());
         MUST(cudaGraphLaunch(exec, stream));
         const char *wrong = out_judge(s, reference_device(s), out_fetch(s), &err, &err_row);
-        t->n_cases++;
-        t->n_failed += wrong != nullptr;
-        if (wrong)
-            printf("FAILED graph round %d: %s (%.2e)\n", round, wrong, err);
+        tally_add(t, s, wrong, 0, err, err_row);
     }
     cudaGraphExecDestroy(exec);
     cudaGraphDestroy(graph);
@@ -423,28 +457,54 @@ void check_graph(tally *t)
     step_destroy(s);
 }
 
-bool check_all(bool is_few)
+/* All shapes of a kernel, in the line cut (many sequences) and in the even one (few). */
+void check_shapes(bool is_few, tally *t)
 {
-    tally t = {};
-    const std::vector<uint32_t> odd = {1, 7, 63, 64, 65, 0, 16, 17, 129, 1000, 2500, 0};
+    const std::vector<uint32_t> odd = {1, 7, 63, 64, 65, 0, 16, 17, 129, 1000, 2500, 0, 2, 15, 48};
+    const std::vector<uint32_t> even[] = {
+        {1},    {2},    {15},  {16},  {17},  {63},   {64},          {65},   {1000},
+        {1024}, {1025}, {127}, {128}, {129}, {2047}, {700, 800, 0}, {0, 3}, {1500, 1501, 1502}};
     const uint32_t blocks[] = {64, 16, 128, 32}, windows[] = {0, 100, 0, 1, 0, 17};
     uint32_t turn = 0;
     for (uint32_t hd : {128u, 64u, 96u, 256u, 192u, 80u, 16u})
-        for (uint32_t group : {4u, 8u, 1u, 7u, 16u, 20u, 3u}) {
+        for (uint32_t group : {4u, 8u, 1u, 7u, 16u, 20u, 2u, 5u, 32u, 9u}) {
             if (is_few && (hd + group) % 12u != 0)
                 continue;
-            check_case({2, group, hd, blocks[turn % 4], windows[turn % 6], turn % 2}, odd, &t);
-            check_case(
-                {3, group, hd, blocks[(turn + 1) % 4], windows[(turn + 3) % 6], (turn + 1) % 2},
-                odd, &t);
+            const uint32_t rots[] = {hd, hd / 2, hd, hd - 6};
+            shape sh = {2,
+                        group,
+                        hd,
+                        blocks[turn % 4],
+                        windows[turn % 6],
+                        turn % 2,
+                        rots[(turn + turn / 4) % 4],
+                        turn % 3 < 2};
+            check_case(sh, odd, t);
+            sh.n_kv_heads = 3;
+            sh.block_tokens = blocks[(turn + 1) % 4];
+            sh.window = windows[(turn + 3) % 6];
+            sh.has_sinks ^= 1u;
+            for (uint32_t i = 0; i < 3; i++)
+                check_case(sh, even[(turn * 3 + i) % (sizeof(even) / sizeof(even[0]))], t,
+                           {0, HOW_NO_CLUSTER});
             turn++;
         }
-    check_case({1, 1, 64, 64, 0, 0}, {1}, &t);
-    check_case({1, 4, 64, 64, 0, 1}, {0, 0, 5, 0}, &t);
-    check_case({8, 4, 128, 64, 0, 0}, {0, 0, 0}, &t);
+    for (const std::vector<uint32_t> &lens : even)
+        if (!is_few)
+            check_case({8, 2 + 2 * (turn++ % 2), 128, 64, 0, 0, 128, 1}, lens, t,
+                       {0, HOW_LINE, HOW_NO_CLUSTER, HOW_TWO_STAGES, HOW_LATE});
+}
+
+bool check_all(bool is_few)
+{
+    tally t = {};
+    check_shapes(is_few, &t);
+    check_case({1, 1, 64, 64, 0, 0, 64, 0}, {1}, &t);
+    check_case({1, 4, 64, 64, 0, 1, 64, 1}, {0, 0, 5, 0}, &t);
+    check_case({8, 4, 128, 64, 0, 0, 128, 0}, {0, 0, 0}, &t);
     if (!is_few)
-        check_case({8, 4, 128, 64, 0, 0}, {33000}, &t);
-    check_case({1, 16, 128, 64, 0, 1}, {is_few ? 9000u : 33000u}, &t);
+        check_case({8, 4, 128, 64, 0, 0, 128, 0}, {33000}, &t, {0, HOW_TWO_STAGES});
+    check_case({1, 16, 128, 64, 0, 1, 128, 1}, {is_few ? 9000u : 33000u}, &t);
     std::vector<uint32_t> mixed, small, skewed(64, 512);
     for (uint32_t i = 0; i < 64; i++)
         mixed.push_back(random_next() % 5000);
@@ -456,176 +516,18 @@ bool check_all(bool is_few)
         small.resize(40);
         skewed = {512, 4000, 512};
     }
-    check_case({8, 4, 128, 64, 0, 0}, mixed, &t);
-    check_case({8, 4, 128, 64, 128, 1}, mixed, &t);
-    check_case({8, 8, 64, 64, 0, 0}, mixed, &t);
-    check_case({4, 7, 256, 32, 1000, 0}, mixed, &t);
-    check_case({8, 4, 128, 64, 0, 0}, small, &t);
-    check_case({8, 1, 64, 16, 0, 1}, small, &t);
-    check_case({8, 4, 128, 64, 0, 0}, skewed, &t);
+    check_case({8, 4, 128, 64, 0, 0, 128, 1}, mixed, &t);
+    check_case({8, 4, 128, 64, 128, 1, 128, 0}, mixed, &t);
+    check_case({8, 8, 64, 64, 0, 0, 64, 0}, mixed, &t);
+    check_case({4, 7, 256, 32, 1000, 0, 128, 1}, mixed, &t);
+    check_case({8, 4, 128, 64, 0, 0, 128, 1}, small, &t);
+    check_case({8, 1, 64, 16, 0, 1, 32, 1}, small, &t);
+    check_case({8, 4, 128, 64, 0, 0, 128, 0}, skewed, &t);
     check_graph(&t);
     printf("checks: %u cases, %u failed; worst error %.2e of a case (limit %.0e), %.2e of a head "
-           "(limit %.0e)\n",
-           t.n_cases, t.n_failed, t.err, ERR_ALL_MAX, t.err_row, ERR_ROW_MAX);
+           "(limit %.0e); float64 rounds %u values of new rows otherwise\n",
+           t.n_cases, t.n_failed, t.err, ERR_ALL_MAX, t.err_row, ERR_ROW_MAX, t.n_rounded);
     return t.n_failed == 0;
-}
-
-/* ---- Times ----------------------------------------------------------------------------------- */
-
-double median(std::vector<double> values)
-{
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
-
-template <class F> double time_us(F launch, int n_repeat)
-{
-    cudaEvent_t a, b;
-    std::vector<double> us;
-    MUST(cudaEventCreate(&a));
-    MUST(cudaEventCreate(&b));
-    for (int i = 0; i < n_repeat + 2; i++) {
-        float ms;
-        MUST(cudaEventRecord(a));
-        launch();
-        MUST(cudaEventRecord(b));
-        MUST(cudaEventSynchronize(b));
-        MUST(cudaEventElapsedTime(&ms, a, b));
-        if (i >= 2)
-            us.push_back(ms * 1e3);
-    }
-    cudaEventDestroy(a);
-    cudaEventDestroy(b);
-    return median(us);
-}
-
-__global__ void read_kernel(const uint4 *src, size_t n, uint32_t *out)
-{
-    uint32_t sum = 0;
-    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x;
-    for (; i < n; i += 8 * step) {
-        uint4 v[8];
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            v[k] = i + k * step < n ? __ldcs(src + i + k * step) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            sum ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
-    }
-    if (sum == 0x12345678u)
-        *out = sum;
-}
-
-double copy_gbps, read_gbps;
-
-void ceilings_measure()
-{
-    size_t bytes = 2ull << 30;
-    char *a = device_alloc<char>(bytes), *b = device_alloc<char>(bytes);
-    fill_normal<<<1024, 256>>>(reinterpret_cast<__nv_bfloat16 *>(a), bytes / 2, 3, 1.0f);
-    double us = time_us([&] { MUST(cudaMemcpyAsync(b, a, bytes, cudaMemcpyDeviceToDevice)); }, 9);
-    copy_gbps = 2e-3 * static_cast<double>(bytes) / us;
-    us = time_us(
-        [&] {
-            read_kernel<<<n_sms * 4, 512>>>(reinterpret_cast<uint4 *>(a), bytes / 16,
-                                            reinterpret_cast<uint32_t *>(b));
-        },
-        9);
-    read_gbps = 1e-3 * static_cast<double>(bytes) / us;
-    cudaFree(a);
-    cudaFree(b);
-}
-
-struct timing {
-    double us, gbps;
-};
-
-/* A graph of n launches, one after the other: microseconds of each. */
-template <class F> double time_graph_us(uint32_t n, F launch)
-{
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    MUST(cudaStreamCreate(&stream));
-    MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    for (uint32_t i = 0; i < n; i++)
-        launch(i, stream);
-    MUST(cudaStreamEndCapture(stream, &graph));
-    MUST(cudaGraphInstantiate(&exec, graph, 0));
-    double us = time_us([&] { MUST(cudaGraphLaunch(exec, 0)); }, 15) / n;
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
-    return us;
-}
-
-/* Attention beside a plain read of as many bytes, both one launch per layer. */
-timing time_case(const char *label, const char *name, const shape &sh,
-                 const std::vector<uint32_t> &lens)
-{
-    double tokens = 0;
-    for (uint32_t len : lens)
-        tokens += sh.window && len > sh.window ? sh.window : len;
-    double bytes = tokens * sh.n_kv_heads * sh.head_dim * 4.0;
-    uint32_t n_layers = static_cast<uint32_t>(std::min(64.0, std::max(2.0, ceil(4e8 / bytes))));
-    step s = step_create(sh, lens, n_layers, 0);
-    fill_normal<<<2048, 256>>>(static_cast<__nv_bfloat16 *>(s.args.pool.base), s.pool_bytes / 2, 7,
-                               1.0f);
-    MUST(cudaDeviceSynchronize());
-    MUST(cuda_decode_plan(&s.args, n_sms, s.plan, 0));
-    timing result;
-    double plan_us = time_us([&] { MUST(cuda_decode_plan(&s.args, n_sms, s.plan, 0)); }, 9);
-    result.us = time_graph_us(n_layers, [&](uint32_t layer, cudaStream_t stream) {
-        s.args.layer = layer;
-        MUST(cuda_attention_decode(&s.args, n_sms, s.plan, s.work, stream));
-    });
-    size_t slice = static_cast<size_t>(bytes) / 16 * 16;
-    double stream_us = time_graph_us(n_layers, [&](uint32_t layer, cudaStream_t stream) {
-        const char *at = static_cast<const char *>(s.args.pool.base) +
-                         std::min(layer * slice, s.pool_bytes - slice) / 16 * 16;
-        read_kernel<<<n_sms * 4, 512, 0, stream>>>(reinterpret_cast<const uint4 *>(at), slice / 16,
-                                                   static_cast<uint32_t *>(s.plan));
-    });
-    result.gbps = bytes / result.us * 1e-3;
-    printf("%-10s %-26s %8.2f us %6.0f GB/s %6.1f %% of copy %6.1f %% of a plain read (%.1f us)  "
-           "plan %.1f us\n",
-           label, name, result.us, result.gbps, 100 * result.gbps / copy_gbps,
-           100 * stream_us / result.us, stream_us, plan_us);
-    step_destroy(s);
-    return result;
-}
-
-void time_all(const char *label)
-{
-    ceilings_measure();
-    printf("%s: copy %.0f GB/s (read and written), read only %.0f GB/s\n", label, copy_gbps,
-           read_gbps);
-    const shape llama = {8, 4, 128, 64, 0, 0}, small = {8, 8, 64, 64, 0, 0};
-    const uint32_t batches[] = {1, 8, 64}, contexts[] = {1024, 8192, 32768};
-    char name[64];
-    for (uint32_t batch : batches)
-        for (uint32_t context : contexts) {
-            if (batch == 64 && context == 32768)
-                continue;
-            snprintf(name, sizeof(name), "hd128 g4 b%u x %u", batch, context);
-            time_case(label, name, llama, std::vector<uint32_t>(batch, context));
-        }
-    std::vector<uint32_t> skewed(64, 512);
-    skewed[20] = 32768;
-    timing even = time_case(label, "hd128 g4 b64 x 1016", llama, std::vector<uint32_t>(64, 1016));
-    timing skew = time_case(label, "hd128 g4 32k + 63 x 512", llama, skewed);
-    printf("%-10s skewed at %.1f %% of the balanced rate\n", label, 100 * skew.gbps / even.gbps);
-    time_case(label, "hd64 g8 b64 x 1024", small, std::vector<uint32_t>(64, 1024));
-    time_case(label, "hd64 g8 b64 x 8192", small, std::vector<uint32_t>(64, 8192));
-    time_case(label, "hd64 g8 b1 x 8192", small, std::vector<uint32_t>(1, 8192));
-    time_case(label, "hd96 g4 b64 x 2048", {8, 4, 96, 64, 0, 0}, std::vector<uint32_t>(64, 2048));
-    time_case(label, "hd256 g8 b64 x 2048", {4, 8, 256, 64, 0, 0}, std::vector<uint32_t>(64, 2048));
-    time_case(label, "hd128 g16 b64 x 2048", {4, 16, 128, 64, 0, 0},
-              std::vector<uint32_t>(64, 2048));
-    time_case(label, "hd128 g4 b64 x 2048 bt16", {8, 4, 128, 16, 0, 0},
-              std::vector<uint32_t>(64, 2048));
-    time_case(label, "hd128 g4 b256 x 200", llama, std::vector<uint32_t>(256, 200));
 }
 
 } // namespace

@@ -8,6 +8,7 @@
  * NaN, table entries that no row may look at are out of range, and `out` starts as NaN with gaps
  * that must stay. The reference is one block a row and head in float64. Exit code 1 on any failure.
  */
+#include "bench/report.h"
 #include "kernels/cuda/cuda_ops.h"
 
 #include <algorithm>
@@ -25,7 +26,7 @@ namespace
 
 constexpr double TOLERANCE = 6e-3;     /* of the whole output: P and out are rounded to bf16 */
 constexpr double TOLERANCE_ROW = 3e-2; /* of the worst (row, head) */
-constexpr double PEAK_TFLOPS = 790.0;  /* large bf16 matrix products, as measured on an H200 */
+constexpr double PEAK_TFLOPS = 790.0;  /* unless measured: large bf16 products on an H200 */
 constexpr uint16_t POISON = 0xffff;
 
 void must(cudaError_t err, const char *what)
@@ -475,22 +476,40 @@ double flops(const shape &sh)
     return 4.0 * sh.head_dim * sh.n_heads * n;
 }
 
+/* Each element of q, K, V and out once. */
+double bytes_least(const shape &sh)
+{
+    double n = 0.0;
+    for (const chunk &c : sh.chunks)
+        n +=
+            4.0 * sh.head_dim * ((double)sh.n_heads * c.rows + (double)sh.n_kv_heads * c.kv_tokens);
+    return n;
+}
+
 void time_one(const char *name, const shape &sh)
 {
     const uint32_t n_layers = 4;
+    char what[128];
     problem pb;
     problem_make(pb, sh, n_layers, 0, 99);
     double n = flops(sh), guess_us = n / 400e6;
+    double peak = report_ceiling("DYND_BENCH_BF16_TFLOPS", PEAK_TFLOPS);
     uint32_t n_runs = (uint32_t)std::min(60.0, std::max(7.0, 6e4 / guess_us));
     double us = median_us(pb, n_layers, n_runs), again = median_us(pb, n_layers, n_runs);
-    printf("%-28s dim %3u block %3u %10.1f us %8.1f us %7.1f TFLOP/s %5.1f %%\n", name, sh.head_dim,
-           sh.block_tokens, us, again, n / us / 1e6, n / us / 1e4 / PEAK_TFLOPS);
+    int len = snprintf(what, sizeof what, "prefill attention %s heads %u:%u dim %u", name,
+                       sh.n_heads, sh.n_kv_heads, sh.head_dim);
+    if (sh.block_tokens != 64)
+        snprintf(what + len, sizeof what - len, " block %u", sh.block_tokens);
+    printf("%-68s %10.1f us %8.1f us %7.1f TFLOP/s %5.1f %%\n", what, us, again, n / us / 1e6,
+           n / us / 1e4 / peak);
     fflush(stdout);
+    report_row(nullptr, what, us, "us", report_limit_us(bytes_least(sh), n, 0));
 }
 
 void time_all(bool is_small)
 {
-    printf("times (share of %.0f TFLOP/s)\n", PEAK_TFLOPS);
+    printf("times (share of %.0f TFLOP/s)\n",
+           report_ceiling("DYND_BENCH_BF16_TFLOPS", PEAK_TFLOPS));
     auto whole = [](uint32_t n, uint32_t tokens) {
         return std::vector<chunk>(n, {tokens, tokens});
     };
@@ -511,14 +530,14 @@ void time_all(bool is_small)
     time_one("512 at the end of 32k", {32, 8, 128, 64, 0, false, false, {{512, 32768}}});
     time_one("2048 at the end of 16k", {32, 8, 128, 64, 0, false, false, {{2048, 16384}}});
     time_one("17 varlen 1..700", {32, 8, 128, 64, 0, false, false, chunks_random(17, 700, 900, 5)});
-    time_one("8k, window 1024", {32, 8, 128, 64, 1024, false, false, whole(1, 8192)});
-    time_one("heads 64:8, 1 x 4096", {64, 8, 64, 64, 0, true, false, whole(1, 4096)});
-    time_one("heads 64:8, 1 x 16384", {64, 8, 64, 64, 0, true, false, whole(1, 16384)});
-    time_one("heads 64:8, 8k, window 128", {64, 8, 64, 64, 128, true, false, whole(1, 8192)});
+    time_one("1 x 8192 window 1024", {32, 8, 128, 64, 1024, false, false, whole(1, 8192)});
+    time_one("1 x 4096 sinks", {64, 8, 64, 64, 0, true, false, whole(1, 4096)});
+    time_one("1 x 16384 sinks", {64, 8, 64, 64, 0, true, false, whole(1, 16384)});
+    time_one("1 x 8192 sinks window 128", {64, 8, 64, 64, 128, true, false, whole(1, 8192)});
     if (is_small)
         return;
-    time_one("simple, 1 x 4096", {32, 8, 128, 16, 0, false, false, whole(1, 4096)});
-    time_one("simple, 1 x 4096", {16, 4, 256, 64, 0, false, false, whole(1, 4096)});
+    time_one("simple 1 x 4096", {32, 8, 128, 16, 0, false, false, whole(1, 4096)});
+    time_one("simple 1 x 4096", {16, 4, 256, 64, 0, false, false, whole(1, 4096)});
 }
 
 } // namespace

@@ -1,10 +1,12 @@
 /* Checks and times kernels/cuda/sample.cu.
- *   check_sample [check] [time] [quick]   default: check time
+ *   check_sample [check] [time] [quick] [seed=N]   default: check time, another seed each time
  * check   thousands of random rows of many kinds and plans: each id must equal the CPU op's, which
- *         is linked in; poisoned outputs and workspace, rows off alignment, replay of a graph
+ *         is linked in, log-probabilities too within what kernels/ops.h says; poisoned outputs and
+ *         workspace, rows off alignment, logits put back, replay of a graph
  * time    one launch inside a graph of many, over buffers larger than the L2; share: the bytes of
- * one read of the logits over the rate of a device copy, measured here quick   check with few and
- * small rows, for compute-sanitizer Exit 1 on failure. */
+ *         one read of the logits over the rate of a device copy, measured here
+ * quick   check with few and small rows, for compute-sanitizer
+ * Exit 1 on failure. */
 #include "kernels/cuda/cuda_ops.h"
 
 #include <algorithm>
@@ -77,12 +79,13 @@ enum kind {
     RAMP, /* tiny steps */
     ODD,  /* with NaN, -inf, huge ones */
     ODD_INF,
-    NONE, /* nothing but NaN and -inf */
+    NONE,    /* nothing but NaN and -inf */
+    CLUMPED, /* the best tokens are all those of a few threads */
     KINDS
 };
 const char *const kind_name[KINDS] = {"flat",  "narrow",     "equal",      "peaked",  "wide",
                                       "model", "model-bf16", "few values", "outlier", "outlier-eq",
-                                      "ramp",  "odd",        "odd +inf",   "none"};
+                                      "ramp",  "odd",        "odd +inf",   "none",    "clumped"};
 
 float as_bf16(float f)
 {
@@ -100,6 +103,7 @@ void fill_row(float *l, uint32_t n, int kind, struct rng r)
     for (float &f : few)
         f = r.gauss() * 3.0f;
     float base = r.gauss();
+    uint32_t n_clump = 1 + r.below(125);
     for (uint32_t i = 0; i < n; i++) {
         switch (kind) {
         case FLAT:
@@ -134,6 +138,9 @@ void fill_row(float *l, uint32_t n, int kind, struct rng r)
             break;
         case RAMP:
             l[i] = (float)i * 1e-9f;
+            break;
+        case CLUMPED:
+            l[i] = r.gauss() + (i / 4 % 1024 < n_clump ? 10.0f : 0.0f);
             break;
         case NONE:
             l[i] = i % 3 ? -INFINITY : NAN;
@@ -184,6 +191,60 @@ struct sample_row random_plan(struct rng &r, uint32_t n_vocab)
     return row;
 }
 
+/* What a row points to. */
+struct extras {
+    std::vector<uint32_t> banned, allowed, newest;
+    std::vector<struct sample_token> tokens;
+    bool has_logprobs;
+};
+
+/* Ids not used before, some of them the best ones. */
+std::vector<uint32_t> random_ids(struct rng &r, const float *logits, uint32_t n_vocab, uint32_t n)
+{
+    std::vector<uint32_t> ids;
+    std::vector<bool> is_used(n_vocab);
+    uint32_t best = (uint32_t)(std::max_element(logits, logits + n_vocab) - logits);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t id = i == 0 && best < n_vocab ? best : r.below(n_vocab);
+        if (!is_used[id])
+            ids.push_back(id);
+        is_used[id] = true;
+    }
+    return ids;
+}
+
+/* Penalties, bias, allowed ids and log-probabilities: each for a part of the rows. */
+void random_extras(struct rng &r, const float *logits, uint32_t n_vocab, struct sample_row *row,
+                   struct extras *x)
+{
+    if (r.below(3) == 0) {
+        uint32_t n = r.below(4) ? r.below(60) : r.below(5000);
+        for (uint32_t id : random_ids(r, logits, n_vocab, std::min(n, n_vocab))) {
+            uint32_t n_output = r.below(2) ? r.below(20) : 0;
+            float bias = r.below(3) ? 0.0f : r.below(8) ? r.gauss() * 5.0f : INFINITY * r.gauss();
+            x->tokens.push_back({id, n_output | (r.below(2) ? OPS_IN_PROMPT : 0), bias, NAN});
+        }
+        if (r.below(4) == 0)
+            x->tokens.push_back({n_vocab + r.below(100), 1, 5.0f, NAN});
+        row->repetition = r.below(3) ? 0.5f + 1.5f * r.unit() : 0.0f;
+        row->frequency = r.below(3) ? 4.0f * r.unit() - 2.0f : 0.0f;
+        row->presence = r.below(3) ? 4.0f * r.unit() - 2.0f : 0.0f;
+    }
+    if (r.below(4) == 0)
+        x->newest.push_back(r.below(2) && !x->tokens.empty() ? x->tokens[0].id
+                                                             : r.below(n_vocab + n_vocab / 8 + 1));
+    if (r.below(5) == 0) {
+        uint32_t kind = r.below(4); /* all, some, few, none */
+        x->allowed.assign((n_vocab + 31) / 32, kind == 0 ? ~0u : 0u);
+        for (uint32_t &word : x->allowed)
+            word = kind == 1   ? (uint32_t)r.next()
+                   : kind == 2 ? (r.below(16) ? 0u : 1u << r.below(32))
+                               : word;
+    }
+    x->has_logprobs = r.below(4) == 0;
+    row->n_top = r.below(3) ? r.below(OPS_TOP_LOGPROBS_MAX + 1) : 0;
+}
+
 /* ---- Device buffers ------------------------------------------------------------------------- */
 
 struct batch {
@@ -191,11 +252,14 @@ struct batch {
     uint64_t stride;
     std::vector<float> logits; /* [skew + n_rows * stride] */
     std::vector<struct sample_row> rows;
-    std::vector<std::vector<uint32_t>> banned;
+    std::vector<struct extras> extras;
     std::vector<int> kinds;
+    std::vector<struct sample_logprobs> logprobs; /* the CPU's */
     float *d_logits;
     struct sample_row *d_rows;
-    uint32_t *d_ids, *d_banned;
+    uint32_t *d_ids;
+    char *d_lists;
+    struct sample_logprobs *d_logprobs;
     void *d_workspace;
 };
 
@@ -212,24 +276,51 @@ void parallel(uint32_t n, const std::function<void(uint32_t)> &f)
         t.join();
 }
 
+/* Lists of all rows, side by side as they will be on the device. */
+struct lists {
+    std::vector<char> bytes;
+    template <typename T> size_t put(const std::vector<T> &v)
+    {
+        size_t at = (bytes.size() + 15) / 16 * 16;
+        bytes.resize(at + v.size() * sizeof(T));
+        if (!v.empty())
+            memcpy(bytes.data() + at, v.data(), v.size() * sizeof(T));
+        return at;
+    }
+};
+
+/* Rows with pointers into `base`, where the lists are or will be. */
+std::vector<struct sample_row> rows_with(const struct batch &b, char *base,
+                                         struct sample_logprobs *logprobs, struct lists *lists)
+{
+    std::vector<struct sample_row> rows = b.rows;
+    lists->bytes.clear();
+    for (uint32_t i = 0; i < b.n_rows; i++) {
+        const struct extras &x = b.extras[i];
+        rows[i].n_banned = (uint32_t)x.banned.size();
+        rows[i].banned = (const uint32_t *)(base + lists->put(x.banned));
+        rows[i].n_tokens = (uint32_t)x.tokens.size();
+        rows[i].tokens = (struct sample_token *)(base + lists->put(x.tokens));
+        if (!x.allowed.empty())
+            rows[i].allowed = (const uint32_t *)(base + lists->put(x.allowed));
+        if (!x.newest.empty())
+            rows[i].newest = (const uint32_t *)(base + lists->put(x.newest));
+        if (x.has_logprobs)
+            rows[i].logprobs = logprobs + i;
+    }
+    return rows;
+}
+
 void batch_upload(struct batch &b)
 {
+    struct lists lists;
     CHECK(cudaMalloc(&b.d_logits, b.logits.size() * 4));
     CHECK(cudaMemcpy(b.d_logits, b.logits.data(), b.logits.size() * 4, cudaMemcpyHostToDevice));
-    size_t n_banned = 1;
-    for (auto &v : b.banned)
-        n_banned += v.size();
-    CHECK(cudaMalloc(&b.d_banned, n_banned * 4));
-    std::vector<struct sample_row> rows = b.rows;
-    size_t at = 0;
-    for (uint32_t i = 0; i < b.n_rows; i++) {
-        rows[i].n_banned = (uint32_t)b.banned[i].size();
-        rows[i].banned = b.d_banned + at;
-        if (!b.banned[i].empty())
-            CHECK(cudaMemcpy(b.d_banned + at, b.banned[i].data(), b.banned[i].size() * 4,
-                             cudaMemcpyHostToDevice));
-        at += b.banned[i].size();
-    }
+    CHECK(cudaMalloc(&b.d_logprobs, b.n_rows * sizeof(*b.d_logprobs)));
+    rows_with(b, nullptr, nullptr, &lists);
+    CHECK(cudaMalloc(&b.d_lists, lists.bytes.size() + 1));
+    std::vector<struct sample_row> rows = rows_with(b, b.d_lists, b.d_logprobs, &lists);
+    CHECK(cudaMemcpy(b.d_lists, lists.bytes.data(), lists.bytes.size(), cudaMemcpyHostToDevice));
     CHECK(cudaMalloc(&b.d_rows, rows.size() * sizeof(rows[0])));
     CHECK(cudaMemcpy(b.d_rows, rows.data(), rows.size() * sizeof(rows[0]), cudaMemcpyHostToDevice));
     CHECK(cudaMalloc(&b.d_ids, b.n_rows * 4));
@@ -243,21 +334,24 @@ void batch_free(struct batch &b)
     CHECK(cudaFree(b.d_logits));
     CHECK(cudaFree(b.d_rows));
     CHECK(cudaFree(b.d_ids));
-    CHECK(cudaFree(b.d_banned));
+    CHECK(cudaFree(b.d_lists));
+    CHECK(cudaFree(b.d_logprobs));
     CHECK(cudaFree(b.d_workspace));
 }
 
 std::vector<uint32_t> cpu_ids(struct batch &b)
 {
+    struct lists lists;
     std::vector<uint32_t> ids(b.n_rows);
     size_t bytes = cpu_sample_scratch_bytes(b.n_vocab);
     uint32_t n_threads = std::max(1u, std::thread::hardware_concurrency());
-    for (uint32_t i = 0; i < b.n_rows; i++) {
-        b.rows[i].n_banned = (uint32_t)b.banned[i].size();
-        b.rows[i].banned = b.banned[i].data();
-    }
+    b.logprobs.resize(b.n_rows);
+    rows_with(b, nullptr, nullptr, &lists);
+    std::vector<char> base(lists.bytes.size() + 1);
+    std::vector<struct sample_row> rows = rows_with(b, base.data(), b.logprobs.data(), &lists);
+    std::copy(lists.bytes.begin(), lists.bytes.end(), base.begin());
     struct sample_args args = {
-        b.logits.data() + b.skew, b.stride, b.rows.data(), ids.data(), b.n_rows, b.n_vocab};
+        b.logits.data() + b.skew, b.stride, rows.data(), ids.data(), b.n_rows, b.n_vocab};
     parallel(n_threads, [&](uint32_t t) {
         void *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
         struct cpu_share share = {cpu_isa_best(), t, n_threads, scratch};
@@ -270,10 +364,11 @@ std::vector<uint32_t> cpu_ids(struct batch &b)
 /* ---- check ---------------------------------------------------------------------------------- */
 
 struct tally {
-    uint64_t rows, wrong, by_kind[KINDS];
+    uint64_t rows, wrong, by_kind[KINDS], with_logprobs;
+    double worst_logprob;
 };
 
-void check_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind, struct tally *t)
+struct batch random_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind)
 {
     struct rng r = {seed_of(seed, n_vocab * 1000003ull + n_rows)};
     struct batch b = {};
@@ -282,27 +377,92 @@ void check_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind
     b.skew = r.below(4);
     b.stride = n_vocab + r.below(6);
     b.logits.assign(b.skew + (n_rows - 1) * b.stride + n_vocab, NAN); /* the end is exact */
-    b.banned.resize(n_rows);
-    for (uint32_t i = 0; i < n_rows; i++) {
-        b.rows.push_back(random_plan(r, n_vocab));
+    b.rows.resize(n_rows);
+    b.extras.resize(n_rows);
+    for (uint32_t i = 0; i < n_rows; i++)
         b.kinds.push_back(only_kind >= 0 ? only_kind : (int)r.below(KINDS));
-        for (uint32_t j = r.below(3) ? 0 : r.below(300); j > 0; j--)
-            b.banned[i].push_back(r.below(8) ? r.below(n_vocab) : (uint32_t)r.next());
-        if (n_vocab <= 1000 && r.below(20) == 0)
-            for (uint32_t id = 0; id < n_vocab; id++)
-                b.banned[i].push_back(id);
-    }
     parallel(n_rows, [&](uint32_t i) {
         float *l = b.logits.data() + b.skew + i * b.stride;
-        fill_row(l, n_vocab, b.kinds[i], {seed_of(seed + 77, i * 31 + n_vocab)});
-        for (uint32_t j = 0; j < b.banned[i].size() / 2; j++) { /* ban some of the best, too */
-            uint32_t best = (uint32_t)(std::max_element(l, l + n_vocab) - l);
-            if (j < 2 && best < n_vocab)
-                b.banned[i][j] = best;
-        }
+        struct extras &x = b.extras[i];
+        struct rng row_r = {seed_of(seed + 77, i * 31 + n_vocab)};
+        fill_row(l, n_vocab, b.kinds[i], row_r);
+        row_r.next();
+        b.rows[i] = random_plan(row_r, n_vocab);
+        if (row_r.below(2))
+            random_extras(row_r, l, n_vocab, &b.rows[i], &x);
+        for (uint32_t j = row_r.below(3) ? 0 : row_r.below(300); j > 0; j--)
+            x.banned.push_back(row_r.below(8) ? row_r.below(n_vocab) : (uint32_t)row_r.next());
+        if (n_vocab <= 1000 && row_r.below(20) == 0)
+            for (uint32_t id = 0; id < n_vocab; id++)
+                x.banned.push_back(id);
+        uint32_t best = (uint32_t)(std::max_element(l, l + n_vocab) - l);
+        if (x.banned.size() > 1 && best < n_vocab)
+            x.banned[0] = best;
     });
+    return b;
+}
+
+/* Are a row's log-probabilities the CPU's, and is what lies behind them untouched? */
+bool are_logprobs_right(const struct sample_logprobs &got, const struct sample_logprobs &want,
+                        uint32_t n_top, struct tally *t)
+{
+    bool is_right = true;
+    auto compare = [&](float a, float b) {
+        double error = a == b ? 0.0 : fabs((double)a - b) / std::max(1.0f, fabsf(b));
+        is_right &= error <= 1e-5; /* a NaN is not */
+        if (error > t->worst_logprob)
+            t->worst_logprob = error;
+    };
+    compare(got.chosen, want.chosen);
+    for (uint32_t i = 0; i < n_top; i++) {
+        is_right &= got.ids[i] == want.ids[i];
+        compare(got.values[i], want.values[i]);
+    }
+    for (uint32_t i = n_top; i < OPS_TOP_LOGPROBS_MAX; i++)
+        is_right &= got.ids[i] == 0xccccccccu;
+    t->with_logprobs++;
+    return is_right;
+}
+
+void compare_batch(const struct batch &b, const std::vector<uint32_t> &want, uint32_t pass,
+                   struct tally *t)
+{
+    std::vector<uint32_t> got(b.n_rows);
+    std::vector<struct sample_logprobs> logprobs(b.n_rows);
+    std::vector<float> logits(b.logits.size());
+    CHECK(cudaMemcpy(got.data(), b.d_ids, b.n_rows * 4, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(logprobs.data(), b.d_logprobs, b.n_rows * sizeof(logprobs[0]),
+                     cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(logits.data(), b.d_logits, logits.size() * 4, cudaMemcpyDeviceToHost));
+    if (memcmp(logits.data(), b.logits.data(), logits.size() * 4) != 0) {
+        printf("WRONG vocab %u rows %u: logits not put back\n", b.n_vocab, b.n_rows);
+        t->wrong++;
+    }
+    for (uint32_t i = 0; i < b.n_rows; i++) {
+        const struct sample_row &p = b.rows[i];
+        const struct extras &x = b.extras[i];
+        t->rows++;
+        bool is_right = got[i] == want[i];
+        if (x.has_logprobs)
+            is_right &= are_logprobs_right(logprobs[i], b.logprobs[i], p.n_top, t);
+        if (is_right)
+            continue;
+        if (t->wrong++ < 30)
+            printf("WRONG vocab %u rows %u row %u pass %u %s T %g top_k %u top_p %g min_p %g u "
+                   "%.9g banned %zu allowed %d tokens %zu newest %zu logprobs %d of %u: %u, CPU "
+                   "%u\n",
+                   b.n_vocab, b.n_rows, i, pass, kind_name[b.kinds[i]], p.temperature, p.top_k,
+                   p.top_p, p.min_p, p.uniform, x.banned.size(), !x.allowed.empty(),
+                   x.tokens.size(), x.newest.size(), x.has_logprobs, p.n_top, got[i], want[i]);
+        t->by_kind[b.kinds[i]]++;
+    }
+}
+
+void check_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind, struct tally *t)
+{
+    struct batch b = random_batch(n_vocab, n_rows, seed, only_kind);
     batch_upload(b);
-    std::vector<uint32_t> want = cpu_ids(b), got(n_rows);
+    std::vector<uint32_t> want = cpu_ids(b);
     struct sample_args args = {b.d_logits + b.skew, b.stride, b.d_rows, b.d_ids, n_rows, n_vocab};
     cudaStream_t stream;
     cudaGraph_t graph;
@@ -310,6 +470,7 @@ void check_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind
     CHECK(cudaStreamCreate(&stream));
     for (uint32_t pass = 0; pass < 2; pass++) { /* a launch, then a replay */
         CHECK(cudaMemset(b.d_ids, 0xcc, n_rows * 4));
+        CHECK(cudaMemset(b.d_logprobs, 0xcc, n_rows * sizeof(*b.d_logprobs)));
         CHECK(cudaDeviceSynchronize());
         if (pass == 1)
             CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -320,19 +481,7 @@ void check_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind
             CHECK(cudaGraphLaunch(exec, stream));
         }
         CHECK(cudaStreamSynchronize(stream));
-        CHECK(cudaMemcpy(got.data(), b.d_ids, n_rows * 4, cudaMemcpyDeviceToHost));
-        for (uint32_t i = 0; i < n_rows; i++) {
-            t->rows++;
-            if (got[i] == want[i])
-                continue;
-            const struct sample_row &p = b.rows[i];
-            if (t->wrong++ < 30)
-                printf("WRONG vocab %u rows %u row %u pass %u %s T %g top_k %u top_p %g min_p %g u "
-                       "%.9g banned %u: %u, CPU %u\n",
-                       n_vocab, n_rows, i, pass, kind_name[b.kinds[i]], p.temperature, p.top_k,
-                       p.top_p, p.min_p, p.uniform, p.n_banned, got[i], want[i]);
-            t->by_kind[b.kinds[i]]++;
-        }
+        compare_batch(b, want, pass, t);
     }
     CHECK(cudaGraphExecDestroy(exec));
     CHECK(cudaGraphDestroy(graph));
@@ -340,16 +489,15 @@ void check_batch(uint32_t n_vocab, uint32_t n_rows, uint64_t seed, int only_kind
     batch_free(b);
 }
 
-bool check(bool is_quick)
+bool check(bool is_quick, uint64_t seed)
 {
     struct tally t = {};
     static const uint32_t vocabs[] = {1, 2, 3, 7, 1000, 1025, 4099, 32000, 131072, 151936, 262144};
     static const uint32_t batches[] = {1, 2, 9, 17, 40, 64, 100};
-    uint64_t seed = (uint64_t)time(nullptr);
     printf("check: seed %llu\n", (unsigned long long)seed);
     for (uint32_t vocab : vocabs) {
         uint64_t before = t.wrong, rows = t.rows;
-        if (is_quick && vocab > 32000)
+        if (is_quick && vocab > 40000)
             continue;
         for (uint32_t n : batches) {
             uint32_t times = is_quick ? 1 : vocab > 32000 ? 2 : 8;
@@ -369,7 +517,8 @@ bool check(bool is_quick)
     for (int k = 0; k < KINDS; k++)
         if (t.by_kind[k] > 0)
             printf("  of kind %s: %llu wrong\n", kind_name[k], (unsigned long long)t.by_kind[k]);
-    printf("check: %llu rows, %llu wrong: %s\n", (unsigned long long)t.rows,
+    printf("check: %llu rows, %llu with log-probabilities (largest error %.1e), %llu wrong: %s\n",
+           (unsigned long long)t.rows, (unsigned long long)t.with_logprobs, t.worst_logprob,
            (unsigned long long)t.wrong, t.wrong == 0 ? "ok" : "FAILED");
     return t.wrong == 0;
 }
@@ -415,19 +564,32 @@ __global__ void empty_kernel()
 
 struct plan {
     const char *name;
-    struct sample_row row;
+    float temperature, top_p, min_p, uniform;
+    uint32_t top_k;
 };
 
 const struct plan plans[] = {
-    {"greedy", {0.0f, 0.0f, 0.0f, 0.3f, 0, 0, nullptr}},
-    {"top-k 50, top-p .9", {1.0f, 0.9f, 0.0f, 0.3f, 50, 0, nullptr}},
-    {"top-k 2000, top-p .95", {1.0f, 0.95f, 0.0f, 0.7f, 2000, 0, nullptr}},
-    {"top-k 60000, top-p .8", {1.0f, 0.8f, 0.0f, 0.5f, 60000, 0, nullptr}},
-    {"top-p .9", {1.0f, 0.9f, 0.0f, 0.6f, 0, 0, nullptr}},
-    {"min-p .05", {1.0f, 0.0f, 0.05f, 0.6f, 0, 0, nullptr}},
-    {"none", {1.0f, 0.0f, 0.0f, 0.6f, 0, 0, nullptr}},
-    {"mixed", {}},
+    {"greedy", 0.0f, 0.0f, 0.0f, 0.3f, 0},
+    {"top-k 50, top-p .9", 1.0f, 0.9f, 0.0f, 0.3f, 50},
+    {"top-k 2000, top-p .95", 1.0f, 0.95f, 0.0f, 0.7f, 2000},
+    {"top-k 60000, top-p .8", 1.0f, 0.8f, 0.0f, 0.5f, 60000},
+    {"top-p .9", 1.0f, 0.9f, 0.0f, 0.6f, 0},
+    {"min-p .05", 1.0f, 0.0f, 0.05f, 0.6f, 0},
+    {"none", 1.0f, 0.0f, 0.0f, 0.6f, 0},
+    {"mixed", 0.0f, 0.0f, 0.0f, 0.0f, 0},
 };
+
+struct sample_row row_of(const struct plan &plan)
+{
+    struct sample_row row = {};
+    row.temperature = plan.temperature;
+    row.top_p = plan.top_p;
+    row.min_p = plan.min_p;
+    row.uniform = plan.uniform;
+    row.top_k = plan.top_k;
+    return row;
+}
+
 constexpr uint32_t N_PLANS = sizeof(plans) / sizeof(plans[0]);
 
 struct timer {
@@ -463,7 +625,7 @@ void time_kind(struct timer &t, int kind, uint32_t n_rows, uint32_t n_vocab, uin
     for (uint32_t p = 0; p < n_plans; p++) {
         std::vector<struct sample_row> rows(n_rows);
         for (uint32_t i = 0; i < n_rows; i++)
-            rows[i] = plans[p + 1 == N_PLANS ? i % p : p].row;
+            rows[i] = row_of(plans[p + 1 == N_PLANS ? i % p : p]);
         CHECK(cudaMemcpy(d_rows, rows.data(), n_rows * sizeof(rows[0]), cudaMemcpyHostToDevice));
         double us = median_us(48, [&](uint32_t i, cudaStream_t stream) {
             const float *logits = (const float *)(t.pool + i % n_sets * set_bytes);
@@ -535,8 +697,11 @@ int main(int argc, char **argv)
         return false;
     };
     bool is_ok = true;
+    uint64_t seed = (uint64_t)time(nullptr);
+    if (argc > 1 && strncmp(argv[argc - 1], "seed=", 5) == 0)
+        seed = strtoull(argv[--argc] + 5, nullptr, 10);
     if (argc == 1 || has("check") || has("quick"))
-        is_ok = check(has("quick"));
+        is_ok = check(has("quick"), seed);
     if (argc == 1 || has("time"))
         time_all();
     return is_ok ? 0 : 1;

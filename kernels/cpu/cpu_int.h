@@ -117,6 +117,34 @@ CPU_INLINE float f32_from_f16(uint16_t h)
     return f32_from_bits(sign | f32_bits(tiny));
 }
 
+/* e4m3: sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity, all ones is NaN. Exact. */
+CPU_INLINE float f32_from_f8(uint8_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x80u) << 24, rest = h & 0x7fu;
+    if (rest == 0x7fu)
+        return f32_from_bits(sign | 0x7fc00000u);
+    if (rest >= 8)
+        return f32_from_bits(sign | ((rest << 20) + (120u << 23)));
+    float tiny = (float)rest * 0x1p-9f; /* subnormal or zero */
+    return f32_from_bits(sign | f32_bits(tiny));
+}
+
+/* Nearest even; what is beyond 448, the greatest value, becomes it. */
+CPU_INLINE uint8_t f8_from_f32(float f)
+{
+    uint32_t u = f32_bits(f);
+    uint32_t sign = (u >> 24) & 0x80u;
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u)
+        return (uint8_t)(sign | 0x7fu);
+    if (u >= 0x43e00000u) /* 448 */
+        return (uint8_t)(sign | 0x7eu);
+    if (u >= 0x3c800000u) /* 2^-6: normal */
+        return (uint8_t)(sign | ((u - (120u << 23) + 0x7ffffu + ((u >> 20) & 1u)) >> 20));
+    /* Subnormal: adding 2^14 leaves the value, rounded to units of 2^-9, in the low bits. */
+    return (uint8_t)(sign | (f32_bits(f32_from_bits(u) + 0x1p14f) - f32_bits(0x1p14f)));
+}
+
 /* Nearest even; overflow gives infinity. */
 CPU_INLINE uint16_t f16_from_f32(float f)
 {

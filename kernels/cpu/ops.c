@@ -132,12 +132,16 @@ void cpu_random_fill(const struct random_fill_args *args, const struct cpu_share
     cpu_share_range(share, args->n, &first, &end);
     float *f32 = (float *)args->dst;
     uint16_t *half = (uint16_t *)args->dst;
+    uint8_t *f8 = (uint8_t *)args->dst;
     if (args->dtype == OPS_F32)
         for (uint64_t i = first; i < end; i++)
             f32[i] = random_value(args, i);
     else if (args->dtype == OPS_BF16)
         for (uint64_t i = first; i < end; i++)
             half[i] = bf16_from_f32(random_value(args, i));
+    else if (args->dtype == OPS_F8)
+        for (uint64_t i = first; i < end; i++)
+            f8[i] = f8_from_f32(random_value(args, i));
     else
         for (uint64_t i = first; i < end; i++)
             half[i] = f16_from_f32(random_value(args, i));

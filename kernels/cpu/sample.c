@@ -93,13 +93,50 @@ static struct sampler *sampler_place(const struct cpu_share *share, uint32_t n_v
     return s;
 }
 
+/* Penalties and bias, in the order of struct sample_row. */
+static float penalised(const struct sample_row *row, float logit, uint32_t seen, float bias)
+{
+    uint32_t n_output = seen & ~OPS_IN_PROMPT;
+    if (seen > 0 && row->repetition > 0.0f)
+        logit = logit > 0.0f ? logit / row->repetition : logit * row->repetition;
+    if (n_output > 0) {
+        logit = logit - row->frequency * (float)n_output;
+        logit = logit - row->presence;
+    }
+    return logit + bias;
+}
+
+static void apply_tokens(struct sampler *s)
+{
+    const struct sample_row *row = s->row;
+    uint32_t newest = row->newest != NULL ? *row->newest : OPS_NO_TOKEN;
+    for (uint32_t i = 0; i < row->n_tokens; i++) {
+        const struct sample_token *token = &row->tokens[i];
+        bool is_newest = token->id == newest;
+        if (is_newest)
+            newest = OPS_NO_TOKEN;
+        if (token->id < s->n_vocab)
+            s->logits[token->id] =
+                penalised(row, s->logits[token->id], token->seen + is_newest, token->bias);
+    }
+    if (newest < s->n_vocab)
+        s->logits[newest] = penalised(row, s->logits[newest], 1, 0.0f);
+}
+
 static void copy_logits(struct sampler *s, const float *logits)
 {
+    const struct sample_row *row = s->row;
+    memcpy(s->logits, logits, s->n_vocab * sizeof(float));
+    apply_tokens(s);
     for (uint32_t i = 0; i < s->n_vocab; i++)
-        s->logits[i] = logits[i] > -INFINITY ? logits[i] : -INFINITY; /* NaN too */
-    for (uint32_t i = 0; i < s->row->n_banned; i++)
-        if (s->row->banned[i] < s->n_vocab)
-            s->logits[s->row->banned[i]] = -INFINITY;
+        if (!(s->logits[i] > -INFINITY)) /* NaN */
+            s->logits[i] = -INFINITY;
+    for (uint32_t i = 0; row->allowed != NULL && i < s->n_vocab; i++)
+        if ((row->allowed[i / 32] >> (i % 32) & 1u) == 0)
+            s->logits[i] = -INFINITY;
+    for (uint32_t i = 0; i < row->n_banned; i++)
+        if (row->banned[i] < s->n_vocab)
+            s->logits[row->banned[i]] = -INFINITY;
 }
 
 /* exp(x) as a weight; below 2^63, so the signed conversion, one instruction, will do. */
@@ -290,17 +327,80 @@ static uint32_t draw(struct sampler *s)
     return id;
 }
 
+/* A row's log-probabilities are log_of(logit): the greatest logit and the logarithm of the sum of
+ * exp(logit - best). */
+struct log_scale {
+    float best;
+    double log_sum;
+};
+
+static double minus_best(float logit, float best)
+{
+    return logit == best ? 0.0 : (double)logit - best; /* best may be infinite */
+}
+
+static float log_of(float logit, const struct log_scale *scale)
+{
+    return (float)(minus_best(logit, scale->best) - scale->log_sum);
+}
+
+static struct log_scale log_scale_of(const float *logits, uint32_t n_vocab)
+{
+    uint32_t best = row_argmax(logits, n_vocab);
+    struct log_scale scale = {best == OPS_NO_TOKEN ? -INFINITY : logits[best], 0.0};
+    double sum = 0.0;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY)
+            sum += exp(minus_best(logits[i], scale.best));
+    scale.log_sum = log(sum);
+    return scale;
+}
+
+/* The n_top best tokens, by insertion: all but a few of the vocabulary end at the first test. */
+static void fill_top(const float *logits, uint32_t n_vocab, uint32_t n_top,
+                     const struct log_scale *scale, struct sample_logprobs *out)
+{
+    float best[OPS_TOP_LOGPROBS_MAX];
+    for (uint32_t k = 0; k < n_top; k++) {
+        best[k] = -INFINITY;
+        out->ids[k] = OPS_NO_TOKEN;
+    }
+    for (uint32_t i = 0; n_top > 0 && i < n_vocab; i++) {
+        if (!(logits[i] > best[n_top - 1]))
+            continue;
+        uint32_t k = n_top - 1;
+        for (; k > 0 && logits[i] > best[k - 1]; k--) {
+            best[k] = best[k - 1];
+            out->ids[k] = out->ids[k - 1];
+        }
+        best[k] = logits[i];
+        out->ids[k] = i;
+    }
+    for (uint32_t k = 0; k < n_top; k++)
+        out->values[k] = out->ids[k] == OPS_NO_TOKEN ? -INFINITY : log_of(best[k], scale);
+}
+
+static void fill_logprobs(const float *logits, uint32_t n_vocab, const struct sample_row *row,
+                          uint32_t id)
+{
+    struct log_scale scale = log_scale_of(logits, n_vocab);
+    fill_top(logits, n_vocab, row->n_top, &scale, row->logprobs);
+    row->logprobs->chosen = id == OPS_NO_TOKEN ? -INFINITY : log_of(logits[id], &scale);
+}
+
 static uint32_t sample_one(struct sampler *s, const float *logits)
 {
-    bool is_greedy = !(s->row->temperature >= OPS_TEMPERATURE_MIN);
-    if (is_greedy && s->row->n_banned == 0)
+    const struct sample_row *row = s->row;
+    bool is_greedy = !(row->temperature >= OPS_TEMPERATURE_MIN);
+    if (is_greedy && row->n_banned == 0 && row->n_tokens == 0 && row->newest == NULL &&
+        row->allowed == NULL)
         return row_argmax(logits, s->n_vocab);
     copy_logits(s, logits);
     uint32_t best = row_argmax(s->logits, s->n_vocab);
     if (is_greedy || best == OPS_NO_TOKEN || s->logits[best] == INFINITY)
         return best;
     s->best = s->logits[best];
-    s->inverse_t = 1.0f / s->row->temperature;
+    s->inverse_t = 1.0f / row->temperature;
     fill_bins(s);
     return draw(s);
 }
@@ -311,7 +411,10 @@ void cpu_sample(const struct sample_args *args, const struct cpu_share *share)
     struct sampler *s = sampler_place(share, args->n_vocab);
     cpu_share_range(share, args->n_rows, &first, &end);
     for (uint64_t r = first; r < end; r++) {
+        const float *logits = args->logits + r * args->logits_stride;
         s->row = &args->rows[r];
-        args->out_ids[r] = sample_one(s, args->logits + r * args->logits_stride);
+        args->out_ids[r] = sample_one(s, logits);
+        if (s->row->logprobs != NULL)
+            fill_logprobs(logits, s->n_vocab, s->row, args->out_ids[r]);
     }
 }

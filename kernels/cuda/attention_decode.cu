@@ -8,13 +8,15 @@
  *     unit:   |  seq 0, kv 0  |  seq 0, kv 1  |    seq 1, kv 0    |  seq 1, kv 1  ...
  *     CTA:    |        0        |        1        |        2        |        3    ...
  *
+ * or, where units are few and about as long as each other, gives each unit CTAs of its own, a
+ * cluster (attention_decode_plan.cuh).
+ *
  * Inside a CTA tile x belongs to warp x % warps. Each warp has a ring of its own in shared memory
  * and a softmax state of its own, so the warps meet only at the end of a unit, where they merge
  * through shared memory. K and V of the tiles ahead are under way meanwhile, across units. (Leaving
  * the merge to the last warp to come, without a barrier, was 3 to 5 % slower on an H200.)
- * A unit that one CTA has alone is written out at once. A unit that is cut leaves one partial
- * result per CTA in the workspace, and the CTA that comes last merges them, in the order of the
- * line, so the bits do not depend on timing.
+ * A unit that one CTA has alone is written out at once; the parts of a cut unit are merged in the
+ * order of the line (attention_decode_merge.cuh).
  *
  * Tensor cores: the tile is the M side of mma.m16n8k16, the query heads are its N side.
  *     scores^T [16 tokens, 8 heads] = K [16, head_dim] * q^T    A by ldmatrix
@@ -27,18 +29,33 @@
  * of bank conflicts. One tensor copy brings K and V of a tile (sm_90, head_dim a multiple of 64);
  * otherwise cp.async does, into the same layout.
  *
- * Launch   one CTA of 8 warps (4 with head_dim 256) per SM
- * Cost     reads K and V once: bound by memory; 64 KB (head_dim 64) or 128 KB under way per SM
+ * With `fresh` the kernel does the work of the qkv op (attention_decode_rows.cuh). The position of
+ * the row is then not in the pool yet: the warp that has its tile puts it in behind the copy, and
+ * into the pool.
+ *
+ * What is read before grid_wait, with fresh: the plan, the block table, K and V of the positions
+ * before. That is right because
+ *  1. the plan's kernel is launched plainly: it starts when all work ahead of it on the stream has
+ *     ended and is visible, the block table and those positions with it (cuda_ops.h asks for that);
+ *  2. it never releases its dependents, so the kernel behind it, early or not, starts when its
+ *     block has ended; and a kernel starts after the start of the one ahead of it. By induction all
+ *     later kernels of the step start after the plan's block has ended, however early each is;
+ *  3. that block ends with a fence of the device behind its stores, and what it stored is read past
+ *     the level-1 cache.
+ * Nothing is written before grid_wait. As every kernel of a step waits before it ends, the end of
+ * the kernel ahead is the end of all ahead of it, and the workspace and the pool are this
+ * kernel's. Without fresh the kernel ahead may have written any of the pool: all waits.
+ *
+ * Launch   one CTA of 8 warps (4 with head_dim 256) per SM, early; few units in clusters
+ * Cost     reads K and V once: bound by memory, by latency where they are few. 128 KB under way per
+ *          SM; 64 KB with head_dim 64, and where a block of the GEMM behind shall fit beside this
+ *          one and start on its weights
  * Checked  bench/gpu/check_attention_decode.cu
  * Source   split-KV decoding: Dao et al. 2023 (Flash-Decoding); online softmax: Milakov &
  *          Gimelshein 2018, arXiv:1805.02867 */
 #include "kernels/cuda/cuda_ops.h"
 
-#include "kernels/cuda/common.cuh"
-
-#include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
+#include "kernels/cuda/attention_decode_rows.cuh"
 
 /* 0: cp.async only; 1: tensor copies where they can be used; 2: the same, but no way back (tests)
  */
@@ -49,71 +66,15 @@
 namespace
 {
 
-constexpr uint32_t TILE = 16;           /* positions; the least block_tokens */
-constexpr uint32_t CTAS_MAX = 1024;     /* of the grid: one CTA per SM */
-constexpr uint32_t STAGES_MAX = 2;      /* of a warp's ring; 3 and 6 were no faster (H200) */
-constexpr uint32_t UNIT_HEADS_MAX = 16; /* query heads of a unit */
-constexpr uint32_t PARTS_AT_ONCE = 16;  /* loads under way in the merge of a cut unit */
-constexpr uint32_t MERGE_PAD = 4;       /* floats after each row of the merge buffer: max, sum */
+using namespace attention_decode;
 
-/* Warps of a CTA, a power of two: with head_dim 256 a tile of each of 8 would fill shared memory.
- */
-__host__ __device__ constexpr uint32_t warps_of(uint32_t hd)
-{
-    return hd == 256u ? 4u : 8u;
-}
-
-/* ---- Plan ------------------------------------------------------------------------------------
- * [plan_head][CTAS_MAX plan_start][n_seqs plan_seq]                                             */
-
-struct alignas(16) plan_head {
-    uint32_t n_tiles; /* of all units */
-    uint32_t chunk;   /* tiles of a CTA */
-    uint32_t reserved[2];
-};
-
-struct alignas(16) plan_seq {
-    uint32_t first;      /* place of its first tile in the line */
-    uint32_t n_tiles;    /* of each of its units */
-    uint32_t tile_first; /* first tile of the sequence that is seen (window) */
-    uint32_t kv_tokens;
-};
-
-struct alignas(16) plan_start {
-    struct plan_seq info; /* of seq */
-    uint32_t seq;         /* where the CTA starts */
-    uint32_t reserved[3];
-};
-
-constexpr size_t PLAN_SEQS_AT = sizeof(plan_head) + CTAS_MAX * sizeof(plan_start);
-
-struct decode_params {
-    const __nv_bfloat16 *q;
-    __nv_bfloat16 *out;
-    uint64_t q_stride, out_stride;
-    const char *pool; /* plane K of block 0, the layer, kv_head 0 */
-    uint64_t block_bytes, plane_bytes;
-    const float *sinks;
-    const uint32_t *block_table;
-    const plan_head *head;
-    const plan_start *starts;
-    const plan_seq *seqs;
-    uint32_t
-        *counters;   /* [grid] parts of the cut unit that begins in this CTA; zero between calls */
-    float2 *part_ml; /* [grid * 2, heads of a unit] maximum and sum */
-    float *part_out; /* [grid * 2, heads of a unit, head_dim] */
-    uint32_t table_stride, block_shift; /* block_tokens = 1 << block_shift */
-    uint32_t head_dim, n_units;         /* units of a sequence */
-    uint32_t group, groups_per_kv,
-        unit_heads;       /* query heads of a KV head; units of it; most heads */
-    uint32_t plane_first; /* plane K of the layer, kv_head 0 */
-    uint32_t window, stages;
-    float scale_log2;
-};
+constexpr uint32_t STAGES_MAX = 2;           /* of a warp's ring; 3 and 6 were no faster (H200) */
+constexpr size_t SMEM_SHARED = 112u * 1024u; /* so much leaves room for a block of the GEMMs */
+constexpr uint32_t SHORT_COLS = 2048;        /* of q, in models whose GEMMs are short */
 
 /* ---- PTX ------------------------------------------------------------------------------------- */
 
-__device__ __forceinline__ uint64_t policy_evict_first()
+__device__ __forceinline__ uint64_t policy_read_once()
 {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -147,72 +108,12 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity)
     }
 }
 
-/* Adds to a counter; orders what the CTA did before and does after it (behind its barriers). */
-__device__ __forceinline__ uint32_t add_ordered(uint32_t *counter, uint32_t value)
-{
-    uint32_t old;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
-                 : "=r"(old)
-                 : "l"(counter), "r"(value)
-                 : "memory");
-    return old;
-}
-
-__device__ __forceinline__ void prefetch_map(const CUtensorMap *map)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-#else
-    (void)map;
-#endif
-}
-
-/* Orders this thread's plain accesses to shared memory before later tensor copies. */
-__device__ __forceinline__ void fence_async_proxy()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/* Rounds (low, high) to a pair of bf16 and transposes the 8x8 matrix that the warp holds. */
-__device__ __forceinline__ uint32_t pack_transposed(float low, float high)
-{
-    uint32_t pair, result;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-    return result;
-}
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* ---- Bringing tiles into the ring ------------------------------------------------------------ */
 
 /* Where a tile lies in the pool. */
 struct tile_place {
     uint32_t block, token, kv_head;
 };
-
-/* Moves (seq, info) on to the sequence that tile x belongs to. */
-__device__ __forceinline__ void seek(const decode_params &p, uint32_t x, uint32_t &seq,
-                                     plan_seq &info)
-{
-    while (x >= info.first + info.n_tiles * p.n_units)
-        info = p.seqs[++seq];
-}
 
 /* The source side of a warp's ring. Lane i knows the place of the warp's tile 32 * batch + i, and
  * looks the next batch up half a batch early, so that the block table is not waited for. */
@@ -235,8 +136,8 @@ template <int HD> __device__ __forceinline__ void feed_look_up(feed &f, const de
         uint32_t pos = (offset - unit * f.info.n_tiles + f.info.tile_first) * TILE;
         f.next.kv_head = unit / p.groups_per_kv;
         f.next.token = pos & ((1u << p.block_shift) - 1u);
-        f.next.block =
-            p.block_table[static_cast<size_t>(f.seq) * p.table_stride + (pos >> p.block_shift)];
+        f.next.block = __ldcg(p.block_table + static_cast<size_t>(f.seq) * p.table_stride +
+                              (pos >> p.block_shift));
     }
     f.x += warps_of(HD) * 32u;
 }
@@ -305,309 +206,6 @@ __device__ __forceinline__ void feed_issue(feed &f, const decode_params &p, cons
         feed_look_up<HD>(f, p);
 }
 
-/* ---- Arithmetic of a warp -------------------------------------------------------------------- */
-
-/* Lane 4g + t holds heads 2t and 2t + 1 of each N tile: of the scores tokens g and g + 8, of out
- * dims 16i + g and 16i + g + 8. `sum` covers the tokens of this lane alone. */
-template <int HD, int NT> struct warp_state {
-    uint32_t q[HD / 16][NT][2]; /* B operand: head g, dims 16k + 2t, + 1, and 8 further */
-    float max[NT][2], sum[NT][2];
-    float out[HD / 16][NT][4];
-};
-
-template <int HD, int NT>
-__device__ __forceinline__ void state_init(warp_state<HD, NT> &st, const decode_params &p,
-                                           const __nv_bfloat16 *q, uint32_t n_heads)
-{
-    uint32_t g = threadIdx.x % 32u / 4u, t = threadIdx.x % 4u;
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        st.max[n][0] = st.max[n][1] = -INFINITY;
-        st.sum[n][0] = st.sum[n][1] = 0.0f;
-        uint32_t head = n * 8 + g;
-        const uint32_t *row = reinterpret_cast<const uint32_t *>(q + head * p.head_dim) + t;
-#pragma unroll
-        for (int k = 0; k < HD / 16; k++) {
-            bool is_there = head < n_heads && k * 16u < p.head_dim;
-            st.q[k][n][0] = is_there ? __ldg(row + k * 8) : 0u;
-            st.q[k][n][1] = is_there ? __ldg(row + k * 8 + 4) : 0u;
-            st.out[k][n][0] = st.out[k][n][1] = st.out[k][n][2] = st.out[k][n][3] = 0.0f;
-        }
-    }
-}
-
-/* scores = scale * log2(e) * K q^T; a single N tile has two sums, for two chains of mma. */
-template <int HD, int NT>
-__device__ __forceinline__ void tile_scores(const warp_state<HD, NT> &st, uint32_t k_tile,
-                                            float scale_log2, float scores[NT][4])
-{
-    uint32_t lane = threadIdx.x % 32u, row = lane % 16u;
-    float odd[NT][4];
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            scores[n][i] = odd[n][i] = 0.0f;
-#pragma unroll
-    for (int k = 0; k < HD / 16; k++) {
-        uint32_t chunk = (2u * k % 8u + lane / 16u) ^ (row % 8u), a[4];
-        load_matrices(a, k_tile + k / 4 * 2048u + row * 128u + chunk * 16u);
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-            mma(NT == 1 && k % 2 ? odd[n] : scores[n], a, st.q[k][n][0], st.q[k][n][1]);
-    }
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            scores[n][i] = (scores[n][i] + odd[n][i]) * scale_log2;
-}
-
-/* Takes the tokens of the tile outside [lo, end) out: score -inf, V zero (the pool may hold
- * anything there, NaN too). */
-template <int HD, int NT>
-__device__ __forceinline__ void tile_mask(uint32_t pos, uint32_t lo, uint32_t end, uint32_t v_tile,
-                                          float scores[NT][4])
-{
-    uint32_t lane = threadIdx.x % 32u, token = pos + lane / 4u;
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint32_t at = token + (i < 2 ? 0u : 8u);
-            if (at < lo || at >= end)
-                scores[n][i] = -INFINITY;
-        }
-    for (uint32_t row = 0; row < TILE; row++) {
-        if (pos + row >= lo && pos + row < end)
-            continue;
-        if (lane < (HD + 63) / 64 * 8u)
-            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
-                             v_tile + lane / 8u * 2048u + row * 128u + lane % 8u * 16u),
-                         "r"(0)
-                         : "memory");
-    }
-    fence_async_proxy();
-    __syncwarp();
-}
-
-/* Scores to weights; moves the running maximum and rescales sum and out to it. */
-template <int HD, int NT>
-__device__ __forceinline__ void tile_softmax(warp_state<HD, NT> &st, float scores[NT][4])
-{
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        float fix[2];
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            float top = fmaxf(scores[n][c], scores[n][c + 2]);
-#pragma unroll
-            for (int step = 4; step < 32; step *= 2)
-                top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
-            top = fmaxf(top, st.max[n][c]);
-            fix[c] = exp2_fast(st.max[n][c] - top);
-            st.max[n][c] = top;
-            scores[n][c] = exp2_fast(scores[n][c] - top);
-            scores[n][c + 2] = exp2_fast(scores[n][c + 2] - top);
-            st.sum[n][c] = st.sum[n][c] * fix[c] + scores[n][c] + scores[n][c + 2];
-        }
-        if (!__any_sync(~0u, fix[0] != 1.0f || fix[1] != 1.0f))
-            continue;
-#pragma unroll
-        for (int k = 0; k < HD / 16; k++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                st.out[k][n][i] *= fix[i % 2];
-    }
-}
-
-template <int HD, int NT>
-__device__ __forceinline__ void tile_values(warp_state<HD, NT> &st, uint32_t v_tile,
-                                            const float weights[NT][4])
-{
-    uint32_t lane = threadIdx.x % 32u, row = lane % 8u + lane / 16u * 8u;
-    uint32_t b[NT][2];
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        b[n][0] = pack_transposed(weights[n][0], weights[n][1]);
-        b[n][1] = pack_transposed(weights[n][2], weights[n][3]);
-    }
-#pragma unroll
-    for (int k = 0; k < HD / 16; k++) {
-        uint32_t chunk = (2u * k % 8u + lane / 8u % 2u) ^ (row % 8u), a[4];
-        load_matrices_trans(a, v_tile + k / 4 * 2048u + row * 128u + chunk * 16u);
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-            mma(st.out[k][n], a, b[n][0], b[n][1]);
-    }
-}
-
-/* ---- Merging --------------------------------------------------------------------------------- */
-
-/* Shared memory after the ring. One N tile of heads is merged after the other. A row is out [HD],
- * max, sum; its pad keeps the stores of a warp free of bank conflicts. */
-template <int HD> struct merge_buffer {
-    float rows[warps_of(HD)][8][HD + MERGE_PAD];
-    uint64_t bars[warps_of(HD)][STAGES_MAX];
-    uint32_t is_last;
-};
-
-/* A piece of a unit. */
-struct segment {
-    uint32_t seq;
-    uint32_t head_first, n_heads;  /* query heads */
-    uint32_t unit_first, unit_end; /* tiles of the line */
-    uint32_t end;                  /* of the CTA's share */
-};
-
-struct merged {
-    float max, sum;
-    float4 out;
-};
-
-__device__ __forceinline__ void merged_add(merged &m, float max, float sum, float4 out)
-{
-    float top = fmaxf(m.max, max), base = top == -INFINITY ? 0.0f : top;
-    float a = exp2_fast(m.max - base), b = exp2_fast(max - base);
-    m.max = top;
-    m.sum = m.sum * a + sum * b;
-    m.out.x = m.out.x * a + out.x * b;
-    m.out.y = m.out.y * a + out.y * b;
-    m.out.z = m.out.z * a + out.z * b;
-    m.out.w = m.out.w * a + out.w * b;
-}
-
-/* Writes the finished row of 4 dims. */
-__device__ __forceinline__ void merged_store(merged m, const decode_params &p, const segment &seg,
-                                             uint32_t head, uint32_t dim)
-{
-    if (p.sinks != nullptr)
-        merged_add(m, p.sinks[seg.head_first + head] * 1.4426950408889634f, 1.0f,
-                   make_float4(0.0f, 0.0f, 0.0f, 0.0f));
-    float inverse = 1.0f / m.sum;
-    __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(m.out.x * inverse, m.out.y * inverse),
-                              __floats2bfloat162_rn(m.out.z * inverse, m.out.w * inverse)};
-    __nv_bfloat162 *dst = reinterpret_cast<__nv_bfloat162 *>(
-        p.out + seg.seq * p.out_stride + static_cast<size_t>(seg.head_first + head) * p.head_dim +
-        dim);
-    dst[0] = pair[0];
-    dst[1] = pair[1];
-}
-
-/* Leaves N tile n of the warp's state in the buffer. */
-template <int HD, int NT>
-__device__ __forceinline__ void state_to_shared(const warp_state<HD, NT> &st, int n,
-                                                merge_buffer<HD> &buf)
-{
-    uint32_t lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, g = lane / 4u, t = lane % 4u;
-#pragma unroll
-    for (int c = 0; c < 2; c++) {
-        float sum = st.sum[n][c];
-#pragma unroll
-        for (int step = 4; step < 32; step *= 2)
-            sum += __shfl_xor_sync(~0u, sum, step);
-        float *row = buf.rows[warp][2 * t + c];
-        if (g == 0) {
-            row[HD] = st.max[n][c];
-            row[HD + 1] = sum;
-        }
-#pragma unroll
-        for (int k = 0; k < HD / 16; k++) {
-            row[k * 16 + g] = st.out[k][n][c];
-            row[k * 16 + g + 8] = st.out[k][n][c + 2];
-        }
-    }
-}
-
-/* The last CTA of a cut unit: merges its parts in order. A CTA's slots: 2c for the unit that it
- * goes on with, 2c + 1 for the cut unit that begins in it. */
-__device__ __forceinline__ void parts_merge(const decode_params &p, const segment &seg,
-                                            uint32_t first, uint32_t last)
-{
-    uint32_t row_items = p.head_dim / 4u;
-    for (uint32_t i = threadIdx.x; i < seg.n_heads * row_items; i += blockDim.x) {
-        uint32_t head = i / row_items, dim = i % row_items * 4u;
-        merged m = {-INFINITY, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f}};
-        for (uint32_t base = first; base <= last; base += PARTS_AT_ONCE) {
-            float2 ml[PARTS_AT_ONCE];
-            float4 out[PARTS_AT_ONCE];
-#pragma unroll
-            for (uint32_t k = 0; k < PARTS_AT_ONCE; k++) {
-                uint32_t cta = min(base + k, last);
-                size_t row = static_cast<size_t>(2u * cta + (cta == first)) * p.unit_heads + head;
-                ml[k] = __ldcg(p.part_ml + row);
-                out[k] =
-                    __ldcg(reinterpret_cast<const float4 *>(p.part_out + row * p.head_dim + dim));
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < PARTS_AT_ONCE; k++)
-                if (base + k <= last)
-                    merged_add(m, ml[k].x, ml[k].y, out[k]);
-        }
-        merged_store(m, p, seg, head, dim);
-    }
-}
-
-/* Merges N tile n of all warps out of the buffer; writes finished rows, or the part of a cut unit.
- */
-template <int HD>
-__device__ __forceinline__ void warps_merge(const decode_params &p, const merge_buffer<HD> &buf,
-                                            const segment &seg, uint32_t n, bool is_cut,
-                                            uint32_t slot)
-{
-    uint32_t row_items = p.head_dim / 4u, n_rows = min(seg.n_heads - n * 8u, 8u);
-    for (uint32_t i = threadIdx.x; i < n_rows * row_items; i += blockDim.x) {
-        uint32_t head = i / row_items, dim = i % row_items * 4u;
-        merged m = {-INFINITY, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f}};
-#pragma unroll
-        for (uint32_t warp = 0; warp < warps_of(HD); warp++) {
-            const float *row = buf.rows[warp][head];
-            merged_add(m, row[HD], row[HD + 1], *reinterpret_cast<const float4 *>(row + dim));
-        }
-        head += n * 8u;
-        if (!is_cut) {
-            merged_store(m, p, seg, head, dim);
-            continue;
-        }
-        size_t row = static_cast<size_t>(slot) * p.unit_heads + head;
-        *reinterpret_cast<float4 *>(p.part_out + row * p.head_dim + dim) = m.out;
-        if (dim == 0)
-            p.part_ml[row] = make_float2(m.max, m.sum);
-    }
-}
-
-/* Ends a segment: the unit is written, or its part and, by the last CTA, the unit of all parts. */
-template <int HD, int NT>
-__device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, const decode_params &p,
-                                               merge_buffer<HD> &buf, const segment &seg,
-                                               uint32_t chunk)
-{
-    uint32_t first = seg.unit_first / chunk, last = (seg.unit_end - 1u) / chunk;
-    uint32_t slot = 2u * blockIdx.x + (blockIdx.x == first);
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        if (n * 8u >= seg.n_heads)
-            break;
-        __syncthreads(); /* all have read what was merged before */
-        state_to_shared<HD, NT>(st, n, buf);
-        __syncthreads();
-        warps_merge<HD>(p, buf, seg, n, first != last, slot);
-    }
-    if (first == last)
-        return;
-    __syncthreads();
-    if (threadIdx.x == 0)
-        buf.is_last = add_ordered(p.counters + first, 1u) == last - first;
-    __syncthreads();
-    if (!buf.is_last)
-        return;
-    parts_merge(p, seg, first, last);
-    if (threadIdx.x == 0)
-        p.counters[first] = 0;
-}
-
-/* ---- The kernel ------------------------------------------------------------------------------ */
-
 /* Readies the warp's ring and starts its first tiles. */
 template <int HD, bool TMA>
 __device__ __forceinline__ void feed_start(feed &f, const decode_params &p, const CUtensorMap *map,
@@ -627,176 +225,221 @@ __device__ __forceinline__ void feed_start(feed &f, const decode_params &p, cons
         feed_issue<HD, TMA>(f, p, map, i, i);
 }
 
-/* The piece of a unit that starts at tile x of the line. */
-__device__ __forceinline__ segment segment_at(const decode_params &p, uint32_t x, uint32_t x_end,
-                                              uint32_t seq, const plan_seq &info)
+/* ---- The kernel ------------------------------------------------------------------------------ */
+
+/* The tiles of a warp. */
+template <int HD> struct walk {
+    uint32_t x, index, stage, parity; /* next tile of the line; next copy */
+};
+
+/* The warp's tiles of a segment; kv: the new row, which goes to `block`, where the segment ends
+ * with it. */
+template <int HD, int NT, bool TMA>
+__device__ __forceinline__ void segment_tiles(warp_state<HD, NT> &st, feed &f, walk<HD> &w,
+                                              const decode_params &p, const CUtensorMap *map,
+                                              const segment &seg, const plan_seq &info,
+                                              uint32_t n_mine, uint32_t kv, uint32_t block)
 {
-    segment seg;
-    uint32_t unit = (x - info.first) / info.n_tiles, kv_head = unit / p.groups_per_kv;
-    uint32_t skipped = (unit - kv_head * p.groups_per_kv) * p.unit_heads;
-    seg.seq = seq;
-    seg.head_first = kv_head * p.group + skipped;
-    seg.n_heads = min(p.group - skipped, p.unit_heads);
-    seg.unit_first = info.first + unit * info.n_tiles;
-    seg.unit_end = seg.unit_first + info.n_tiles;
-    seg.end = min(seg.unit_end, x_end);
-    return seg;
+    uint32_t end = info.kv_tokens, lo = p.window != 0 && end > p.window ? end - p.window : 0;
+    for (; w.x < seg.end; w.x += warps_of(HD), w.index++) {
+        uint32_t k_tile = f.ring + w.stage * (HD * 64u), v_tile = k_tile + HD * 32u;
+        uint32_t pos = (w.x - seg.unit_first + info.tile_first) * TILE;
+        float scores[NT][4];
+        barrier_wait(f.bars + w.stage * 8u, w.parity);
+        __syncwarp();
+        if (p.is_fresh != 0 && pos + TILE >= end)
+            tile_patch<HD>(p, k_tile, end - 1u - pos, kv, row_target(p, seg, block, end - 1u));
+        tile_scores<HD, NT>(st, k_tile, p.scale_log2, scores);
+        if (pos < lo || pos + TILE > end)
+            tile_mask<HD, NT>(pos, lo, end, v_tile, scores);
+        tile_softmax<HD, NT>(st, scores);
+        tile_values<HD, NT>(st, v_tile, scores);
+        __syncwarp();
+        if (w.index < n_mine)
+            feed_issue<HD, TMA>(f, p, map, w.index, w.stage);
+        w.stage++;
+        if (w.stage == p.stages) {
+            w.stage = 0;
+            w.parity ^= 1u;
+        }
+    }
+}
+
+/* Tells the CTAs of the unit's cluster that this one is there, and what it waits for. */
+template <int HD, int NT>
+__device__ __forceinline__ void cluster_begin(const decode_params &p, decode_shared<HD, NT> &mem,
+                                              const segment &seg)
+{
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0 && blockIdx.x == seg.cta_first) {
+        for (uint32_t n = 0; n < NT && n * 8u < seg.n_heads; n++) {
+            uint32_t bar = smem_address(&mem.parts_bar[n]);
+            uint32_t n_rows = min(seg.n_heads - n * 8u, 8u);
+            barrier_init(bar, 1);
+            bar_expect(bar, (seg.cta_last - seg.cta_first) * part_bytes(p, n_rows));
+        }
+        bar_init_fence();
+    }
+    /* Nothing else is sent by this; a release would wait for all of the thread's accesses. */
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#else
+    (void)p, (void)mem, (void)seg;
+#endif
+}
+
+__device__ __forceinline__ void cluster_join(bool is_there)
+{
+#if __CUDA_ARCH__ >= 900
+    if (is_there)
+        cluster_wait();
+#else
+    (void)is_there;
+#endif
+}
+
+/* CTAs of the kernel on an SM that its registers must allow: with two, a block of the GEMMs finds
+ * room beside one. */
+constexpr uint32_t ctas_of(int hd, int nt)
+{
+    return hd <= 128 && nt == 1 ? 2u : 1u;
 }
 
 template <int HD, int NT, bool TMA>
-__global__ void __launch_bounds__(warps_of(HD) * 32u, 1)
+__global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
     decode_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ decode_params p)
 {
     extern __shared__ __align__(1024) char smem[];
-    uint32_t warp = threadIdx.x / 32u, lane = threadIdx.x % 32u;
     constexpr uint32_t WARPS = warps_of(HD);
-    auto &buf = *reinterpret_cast<merge_buffer<HD> *>(smem + p.stages * WARPS * (HD * 64u));
+    uint32_t warp = threadIdx.x / 32u, lane = threadIdx.x % 32u;
+    auto &mem = *reinterpret_cast<decode_shared<HD, NT> *>(smem + p.stages * WARPS * (HD * 64u));
 
     grid_launch_dependents();
+#if __CUDA_ARCH__ >= 900
     if (TMA && lane == 0)
-        prefetch_map(&map);
-    grid_wait();
-    const plan_head head = *p.head;
-    const plan_start start = p.starts[blockIdx.x];
-    uint32_t x_first = blockIdx.x * head.chunk;
-    if (x_first >= head.n_tiles)
+        map_prefetch(&map);
+#endif
+    if (p.is_fresh == 0 || p.is_late != 0)
+        grid_wait();
+    const share own = share_of<HD>(p);
+    if (own.x_first >= own.x_end) {
+        if (blockIdx.x == 0)
+            grid_wait(); /* the kernel must not end before the one ahead, even with no tiles */
         return;
-    uint32_t x_end = min(x_first + head.chunk, head.n_tiles);
-    uint32_t x = x_first + (warp - x_first) % WARPS; /* the warp's first tile */
-    uint32_t n_mine = x < x_end ? (x_end - x + WARPS - 1u) / WARPS : 0;
+    }
+    walk<HD> w = {own.x_first + (warp - own.x_first) % WARPS, p.stages, 0, 0};
+    uint32_t n_mine = w.x < own.x_end ? (own.x_end - w.x + WARPS - 1u) / WARPS : 0;
 
     feed f;
     f.ring = smem_address(smem) + warp * p.stages * (HD * 64u);
-    f.bars = smem_address(buf.bars[warp]);
-    f.x = x + lane * WARPS;
-    f.x_end = x_end;
-    f.seq = start.seq;
-    f.info = start.info;
-    f.policy = policy_evict_first();
+    f.bars = smem_address(mem.bars[warp]);
+    f.x = w.x + lane * WARPS;
+    f.x_end = own.x_end;
+    f.seq = own.seq;
+    f.info = own.info;
+    f.policy = policy_read_once();
     f.next = {0, 0, 0};
     feed_start<HD, TMA>(f, p, &map, n_mine);
 
-    uint32_t seq = start.seq, stage = 0, parity = 0, index = p.stages;
-    plan_seq info = start.info;
+    uint32_t seq = own.seq;
+    plan_seq info = own.info;
+    seek(p, own.x_first, seq, info);
+    segment seg = segment_at(p, own, own.x_first, seq, info);
+    bool is_cluster = own.is_even && p.is_cluster != 0;
+    if (is_cluster)
+        cluster_begin<HD, NT>(p, mem, seg);
+    rows_prepare<HD, NT>(p, mem);
+    rows_loaded<HD> rows;
+    rows_aim<HD>(rows, p, seg, info.kv_tokens);
+    __syncthreads();
+    grid_wait();
+    rows_load<HD>(rows, p, seg);
+    cluster_join(is_cluster);
+
+    /* Where warps leave their states: in the even cut the ring is idle then. */
+    float *states = own.is_even ? reinterpret_cast<float *>(smem) : merge_rows<HD, NT>(mem);
+    uint32_t pitch =
+        own.is_even ? p.stages * (HD * 16u) : p.pass_heads * merge_pitch<HD>; /* floats */
     warp_state<HD, NT> st;
-    for (uint32_t at = x_first; at < x_end;) {
-        seek(p, at, seq, info);
-        const segment seg = segment_at(p, at, x_end, seq, info);
-        uint32_t end = info.kv_tokens;
-        uint32_t lo = p.window != 0 && end > p.window ? end - p.window : 0;
-        state_init<HD, NT>(st, p, p.q + seq * p.q_stride + seg.head_first * p.head_dim,
-                           seg.n_heads);
-        for (; x < seg.end; x += WARPS, index++) {
-            uint32_t k_tile = f.ring + stage * (HD * 64u), v_tile = k_tile + HD * 32u;
-            uint32_t pos = (x - seg.unit_first + info.tile_first) * TILE;
-            float scores[NT][4];
-            barrier_wait(f.bars + stage * 8u, parity);
-            __syncwarp();
-            tile_scores<HD, NT>(st, k_tile, p.scale_log2, scores);
-            if (pos < lo || pos + TILE > end)
-                tile_mask<HD, NT>(pos, lo, end, v_tile, scores);
-            tile_softmax<HD, NT>(st, scores);
-            tile_values<HD, NT>(st, v_tile, scores);
-            __syncwarp();
-            if (index < n_mine)
-                feed_issue<HD, TMA>(f, p, &map, index, stage);
-            stage++;
-            if (stage == p.stages) {
-                stage = 0;
-                parity ^= 1u;
-            }
+    for (;;) {
+        rows_finish<HD, NT>(rows, p, mem, seg);
+        __syncwarp(); /* the warp is done with the segment before */
+        if (lane == 0)
+            mem.segments[warp] = seg;
+        __syncthreads();
+        state_init<HD, NT>(st, smem_address(mem.q));
+        segment_tiles<HD, NT, TMA>(st, f, w, p, &map, seg, info, n_mine, smem_address(mem.kv),
+                                   rows.block);
+        bool is_last = seg.end >= own.x_end;
+        if (!is_last) {
+            seek(p, seg.end, seq, info);
+            seg = segment_at(p, own, seg.end, seq, info);
+            rows_aim<HD>(rows, p, seg, info.kv_tokens);
+            rows_load<HD>(rows, p, seg);
         }
-        segment_finish<HD, NT>(st, p, buf, seg, head.chunk);
-        at = seg.end;
-    }
-}
-
-/* ---- The plan's kernel ----------------------------------------------------------------------- */
-
-struct plan_params {
-    const uint32_t *kv_tokens;
-    plan_head *head;
-    plan_start *starts;
-    plan_seq *seqs;
-    uint32_t n_seqs, n_units, window, grid, chunk_min;
-};
-
-constexpr uint32_t PLAN_THREADS = 256;
-
-/* Inclusive sum over the CTA; *out_total: over all threads. */
-__device__ uint32_t scan_sum(uint32_t value, uint32_t *out_total)
-{
-    __shared__ uint32_t sums[PLAN_THREADS / 32u];
-    uint32_t lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, before = 0, total = 0;
-    for (uint32_t step = 1; step < 32u; step *= 2u) {
-        uint32_t other = __shfl_up_sync(~0u, value, step);
-        value += lane >= step ? other : 0;
-    }
-    __syncthreads();
-    if (lane == 31u)
-        sums[warp] = value;
-    __syncthreads();
-    for (uint32_t i = 0; i < PLAN_THREADS / 32u; i++) {
-        before += i < warp ? sums[i] : 0;
-        total += sums[i];
-    }
-    *out_total = total;
-    return value + before;
-}
-
-/* One CTA: lays the tiles of all sequences out in a line and finds where each CTA starts. */
-__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const plan_params p)
-{
-    uint32_t n_tiles = 0;
-    for (uint32_t base = 0; base < p.n_seqs; base += PLAN_THREADS) {
-        uint32_t seq = base + threadIdx.x, total;
-        plan_seq info = {0, 0, 0, seq < p.n_seqs ? p.kv_tokens[seq] : 0};
-        if (p.window != 0 && info.kv_tokens > p.window)
-            info.tile_first = (info.kv_tokens - p.window) / TILE;
-        info.n_tiles = (info.kv_tokens + TILE - 1u) / TILE - info.tile_first;
-        uint32_t size = info.n_tiles * p.n_units;
-        info.first = n_tiles + scan_sum(size, &total) - size;
-        if (seq < p.n_seqs)
-            p.seqs[seq] = info;
-        n_tiles += total;
-    }
-    /* At least a tile for each warp: more CTAs with less only leave more parts to merge. */
-    uint32_t chunk = max((n_tiles + p.grid - 1u) / p.grid, p.chunk_min);
-    if (threadIdx.x == 0)
-        *p.head = {n_tiles, chunk, {0, 0}};
-    __syncthreads(); /* seqs are written */
-    for (uint32_t cta = threadIdx.x; cta < p.grid && cta * chunk < n_tiles; cta += PLAN_THREADS) {
-        uint32_t low = 0, high = p.n_seqs - 1u; /* the last sequence that starts at or before it */
-        while (low < high) {
-            uint32_t middle = (low + high + 1u) / 2u;
-            if (p.seqs[middle].first <= cta * chunk)
-                low = middle;
-            else
-                high = middle - 1u;
-        }
-        p.starts[cta] = {p.seqs[low], low, {0, 0, 0}};
+        segment_finish<HD, NT>(st, p, mem, own.is_even, states, pitch);
+        if (is_last)
+            break;
     }
 }
 
 /* ---- Host ------------------------------------------------------------------------------------ */
 
+/* For measuring, see cuda_attention_decode_tuned. */
+enum how : uint32_t {
+    HOW_LINE = 1,       /* no even cut */
+    HOW_NO_CLUSTER = 2, /* parts go by memory in the even cut too */
+    HOW_ONE_STAGE = 4,
+    HOW_TWO_STAGES = 8,
+    HOW_LATE = 16, /* nothing before grid_wait */
+};
+
 struct decode_config {
     uint32_t hd, nt; /* template arguments; hd >= head_dim */
-    uint32_t unit_heads, groups_per_kv;
-    uint32_t stages, grid, has_tma;
+    uint32_t unit_heads, groups_per_kv, pass_heads;
+    uint32_t split; /* of the even cut; 0: none */
+    uint32_t stages, grid, has_tma, is_cluster, is_late;
     size_t smem_bytes;
 };
 
 /* Shared memory of a CTA. */
-size_t smem_bytes(uint32_t hd, uint32_t stages)
+size_t smem_bytes(const decode_config &c, uint32_t stages)
 {
-    size_t merge = hd == 64u    ? sizeof(merge_buffer<64>)
-                   : hd == 128u ? sizeof(merge_buffer<128>)
-                                : sizeof(merge_buffer<256>);
-    return static_cast<size_t>(stages) * warps_of(hd) * hd * 64u + merge;
+    size_t rest = c.hd == 64u
+                      ? (c.nt == 1 ? sizeof(decode_shared<64, 1>) : sizeof(decode_shared<64, 2>))
+                  : c.hd == 128u
+                      ? (c.nt == 1 ? sizeof(decode_shared<128, 1>) : sizeof(decode_shared<128, 2>))
+                      : (c.nt == 1 ? sizeof(decode_shared<256, 1>) : sizeof(decode_shared<256, 2>));
+    size_t rows = static_cast<size_t>(warps_of(c.hd)) * c.pass_heads * (c.hd + MERGE_PAD) * 4u;
+    return static_cast<size_t>(stages) * warps_of(c.hd) * c.hd * 64u + rest + rows;
 }
 
-cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms,
+/* The even cut, where the units of a step are so few that each can have CTAs of its own. A cluster
+ * of 8 does not fit every SM of a GPC twice: the grid is what fits. */
+void decode_split(decode_config *c, uint32_t n_units, bool has_clusters, uint32_t how)
+{
+    uint32_t grid = c->grid / SPLIT_MAX * SPLIT_MAX;
+    if ((how & HOW_LINE) != 0 || n_units > c->grid)
+        return;
+    c->split = SPLIT_MAX;
+    while (c->split > 1 && (n_units * c->split > grid ||
+                            c->split * c->unit_heads > warps_of(c->hd) * c->pass_heads))
+        c->split /= 2;
+    if (c->split > 1)
+        c->grid = grid;
+    c->is_cluster = has_clusters && c->split > 1 && (how & HOW_NO_CLUSTER) == 0;
+}
+
+/* Whether a CTA leaves room for a block of the GEMM behind. That costs a stage of the ring, 2 us of
+ * the 12 to 19 that 8 and 16 sequences of 1k tokens take; where the GEMMs are short, their start
+ * beside this kernel gains as much or more (H200). */
+bool leaves_room(const cuda_attention_args *args, const decode_config &c, uint32_t how)
+{
+    if ((how & (HOW_ONE_STAGE | HOW_TWO_STAGES)) != 0)
+        return (how & HOW_ONE_STAGE) != 0;
+    return c.split >= 4u || (c.split > 0 && args->n_heads * args->pool.head_dim <= SHORT_COLS);
+}
+
+cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms, uint32_t how,
                              decode_config *out_config)
 {
     int device, major, smem_max;
@@ -812,38 +455,27 @@ cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms,
     uint32_t group = args->n_heads / args->pool.n_kv_heads;
     c.hd = args->pool.head_dim <= 64u ? 64u : args->pool.head_dim <= 128u ? 128u : 256u;
     c.nt = group > 8u ? 2u : 1u;
-    c.stages = STAGES_MAX;
-    while (c.stages > 0 && smem_bytes(c.hd, c.stages) > static_cast<size_t>(smem_max))
-        c.stages--;
-    if (c.stages == 0)
-        return cudaErrorInvalidConfiguration;
-    c.smem_bytes = smem_bytes(c.hd, c.stages);
     c.unit_heads = group < UNIT_HEADS_MAX ? group : UNIT_HEADS_MAX;
     c.groups_per_kv = (group + c.unit_heads - 1u) / c.unit_heads;
     c.grid = n_sms < CTAS_MAX ? n_sms : CTAS_MAX;
+    c.pass_heads = c.unit_heads > 4u ? 8u : 4u;
+    if (smem_bytes(c, 1) > static_cast<size_t>(smem_max))
+        c.pass_heads = 4;
+    decode_split(&c, args->seqs.n_seqs * args->pool.n_kv_heads * c.groups_per_kv, major >= 9, how);
     c.has_tma = DECODE_TMA && major >= 9 && args->pool.head_dim % 64u == 0 &&
                 args->pool.block_bytes % 16u == 0;
+    c.is_late = (how & HOW_LATE) != 0;
+    size_t limit = static_cast<size_t>(smem_max);
+    if (leaves_room(args, c, how) && limit > SMEM_SHARED)
+        limit = SMEM_SHARED;
+    c.stages = STAGES_MAX;
+    while (c.stages > 1 && smem_bytes(c, c.stages) > limit)
+        c.stages--;
+    c.smem_bytes = smem_bytes(c, c.stages);
+    if (c.smem_bytes > static_cast<size_t>(smem_max))
+        return cudaErrorInvalidConfiguration;
     *out_config = c;
     return cudaSuccess;
-}
-
-typedef CUresult (*encode_tiled_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                                    const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                    const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                    CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-/* The driver's function, looked up once; NULL when there is none. */
-encode_tiled_fn encode_tiled()
-{
-    static void *cached;
-    void *fn = __atomic_load_n(&cached, __ATOMIC_RELAXED);
-    cudaDriverEntryPointQueryResult found;
-    if (fn == nullptr &&
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault,
-                                         &found) == cudaSuccess &&
-        found == cudaDriverEntryPointSuccess)
-        __atomic_store_n(&cached, fn, __ATOMIC_RELAXED);
-    return reinterpret_cast<encode_tiled_fn>(fn);
 }
 
 /* The pool as [block][plane][part][token][64 dims], a tile of K and V as one box. Parts beyond
@@ -856,7 +488,7 @@ bool map_encode(const ops_kv_pool *pool, uint32_t hd, CUtensorMap *out_map)
                           pool->n_blocks};
     cuuint64_t strides[4] = {row, 128, plane, pool->block_bytes};
     cuuint32_t box[5] = {64, TILE, hd / 64u, 2, 1}, steps[5] = {1, 1, 1, 1, 1};
-    encode_tiled_fn encode = encode_tiled();
+    static const PFN_cuTensorMapEncodeTiled_v12000 encode = map_encode_lookup();
     return encode != nullptr && encode(out_map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, pool->base,
                                        dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
@@ -885,8 +517,7 @@ decode_params decode_fill(const cuda_attention_args *args, const decode_config &
     p.out = static_cast<__nv_bfloat16 *>(args->out);
     p.q_stride = args->q_stride;
     p.out_stride = args->out_stride;
-    p.pool =
-        static_cast<const char *>(pool->base) + ops_kv_plane_offset(pool, 0, args->layer, 0, 0);
+    p.pool = static_cast<char *>(pool->base) + ops_kv_plane_offset(pool, 0, args->layer, 0, 0);
     p.block_bytes = pool->block_bytes;
     p.plane_bytes = static_cast<uint64_t>(pool->block_tokens) * pool->head_dim * 2u;
     p.sinks = args->sinks;
@@ -899,19 +530,63 @@ decode_params decode_fill(const cuda_attention_args *args, const decode_config &
     p.part_ml = reinterpret_cast<float2 *>(work);
     work += 2u * sizeof(float2) * UNIT_HEADS_MAX * c.grid;
     p.part_out = reinterpret_cast<float *>(work);
+    p.n_seqs = args->seqs.n_seqs;
     p.table_stride = args->seqs.table_stride;
     while ((1u << p.block_shift) < pool->block_tokens)
         p.block_shift++;
     p.head_dim = pool->head_dim;
     p.n_units = pool->n_kv_heads * c.groups_per_kv;
+    p.n_heads = args->n_heads;
+    p.n_kv_heads = pool->n_kv_heads;
     p.group = args->n_heads / pool->n_kv_heads;
     p.groups_per_kv = c.groups_per_kv;
     p.unit_heads = c.unit_heads;
+    p.pass_heads = c.pass_heads;
     p.plane_first = args->layer * pool->n_kv_heads * 2u;
     p.window = args->window;
     p.stages = c.stages;
+    p.split = c.split;
+    p.is_cluster = c.is_cluster;
+    p.is_late = c.is_late;
     p.scale_log2 = args->scale * 1.4426950408889634f;
+    if (args->fresh != nullptr) {
+        p.is_fresh = 1;
+        p.n_rot = args->fresh->n_rot;
+        p.q_norm = args->fresh->q_norm;
+        p.k_norm = args->fresh->k_norm;
+        p.cos_sin = reinterpret_cast<const float2 *>(args->fresh->cos_sin);
+        p.eps = args->fresh->eps;
+    }
     return p;
+}
+
+/* A launch that may begin while the kernel ahead still runs, in clusters of the CTAs of a unit. The
+ * split of an SM's memory is the GEMMs', which could not run beside blocks with another. */
+cudaError_t decode_launch(decode_fn kernel, const decode_config &c, const CUtensorMap &map,
+                          const decode_params &p, cudaStream_t stream)
+{
+    const void *entry = reinterpret_cast<const void *>(kernel);
+    cudaError_t err = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(c.smem_bytes));
+    if (err == cudaSuccess)
+        err = cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared);
+    if (err != cudaSuccess)
+        return err;
+    cudaLaunchAttribute attrs[2] = {};
+    attrs[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attrs[0].val.programmaticStreamSerializationAllowed = 1;
+    attrs[1].id = cudaLaunchAttributeClusterDimension;
+    attrs[1].val.clusterDim.x = c.split;
+    attrs[1].val.clusterDim.y = attrs[1].val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(c.grid);
+    config.blockDim = dim3(warps_of(c.hd) * 32u);
+    config.dynamicSmemBytes = c.smem_bytes;
+    config.stream = stream;
+    config.attrs = attrs;
+    config.numAttrs = c.is_cluster ? 2 : 1;
+    return cudaLaunchKernelEx(&config, kernel, map, p);
 }
 
 } // namespace
@@ -929,13 +604,16 @@ extern "C" size_t cuda_decode_workspace_bytes(uint32_t n_seqs_max, uint32_t n_he
     return CTAS_MAX * sizeof(uint32_t) + rows * (sizeof(float2) + head_dim * sizeof(float));
 }
 
-extern "C" cudaError_t cuda_decode_plan(const struct cuda_attention_args *args, uint32_t n_sms,
-                                        void *plan, cudaStream_t stream)
+/* For check_attention_decode.cu: the same with the choices open. how: 0: the default; bits of
+ * `how`, the same for plan and attention. */
+extern "C" cudaError_t cuda_decode_plan_tuned(const struct cuda_attention_args *args,
+                                              uint32_t n_sms, void *plan, cudaStream_t stream,
+                                              uint32_t how)
 {
     decode_config c;
     if (args->seqs.n_seqs == 0)
         return cudaSuccess;
-    cudaError_t err = decode_configure(args, n_sms, &c);
+    cudaError_t err = decode_configure(args, n_sms, how, &c);
     if (err != cudaSuccess)
         return err;
     char *base = static_cast<char *>(plan);
@@ -947,20 +625,23 @@ extern "C" cudaError_t cuda_decode_plan(const struct cuda_attention_args *args, 
                      args->pool.n_kv_heads * c.groups_per_kv,
                      args->window,
                      c.grid,
-                     warps_of(c.hd)};
+                     warps_of(c.hd),
+                     c.split};
     void *launch_args[] = {&p};
     return cudaLaunchKernel(reinterpret_cast<const void *>(plan_kernel), dim3(1),
                             dim3(PLAN_THREADS), launch_args, 0, stream);
 }
 
-extern "C" cudaError_t cuda_attention_decode(const struct cuda_attention_args *args, uint32_t n_sms,
-                                             const void *plan, void *workspace, cudaStream_t stream)
+extern "C" cudaError_t cuda_attention_decode_tuned(const struct cuda_attention_args *args,
+                                                   uint32_t n_sms, const void *plan,
+                                                   void *workspace, cudaStream_t stream,
+                                                   uint32_t how)
 {
     decode_config c;
     CUtensorMap map = {};
     if (args->seqs.n_seqs == 0)
         return cudaSuccess;
-    cudaError_t err = decode_configure(args, n_sms, &c);
+    cudaError_t err = decode_configure(args, n_sms, how, &c);
     if (err != cudaSuccess)
         return err;
     if (c.has_tma && !map_encode(&args->pool, c.hd, &map)) {
@@ -969,12 +650,17 @@ extern "C" cudaError_t cuda_attention_decode(const struct cuda_attention_args *a
         c.has_tma = 0;
     }
     decode_fn kernel = c.has_tma ? decode_pick<true>(c) : decode_pick<false>(c);
-    decode_params p = decode_fill(args, c, plan, workspace);
-    err = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(c.smem_bytes));
-    if (err != cudaSuccess)
-        return err;
-    return launch_early_shared(kernel, dim3(c.grid), dim3(warps_of(c.hd) * 32u), c.smem_bytes,
-                               stream, map, p);
+    return decode_launch(kernel, c, map, decode_fill(args, c, plan, workspace), stream);
+}
+
+extern "C" cudaError_t cuda_decode_plan(const struct cuda_attention_args *args, uint32_t n_sms,
+                                        void *plan, cudaStream_t stream)
+{
+    return cuda_decode_plan_tuned(args, n_sms, plan, stream, 0);
+}
+
+extern "C" cudaError_t cuda_attention_decode(const struct cuda_attention_args *args, uint32_t n_sms,
+                                             const void *plan, void *workspace, cudaStream_t stream)
+{
+    return cuda_attention_decode_tuned(args, n_sms, plan, workspace, stream, 0);
 }

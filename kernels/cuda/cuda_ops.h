@@ -25,6 +25,9 @@ cudaError_t cuda_embedding(const struct embedding_args *args, cudaStream_t strea
 cudaError_t cuda_rmsnorm(const struct rmsnorm_args *args, cudaStream_t stream);
 cudaError_t cuda_qkv(const struct qkv_args *args, cudaStream_t stream);
 cudaError_t cuda_silu_mul(const struct silu_mul_args *args, cudaStream_t stream);
+cudaError_t cuda_step_input(const struct step_input_args *args, cudaStream_t stream);
+cudaError_t cuda_step_output(const struct step_output_args *args, cudaStream_t stream);
+cudaError_t cuda_step_begin(const struct step_begin_args *args, cudaStream_t stream);
 cudaError_t cuda_attention_simple(const struct attention_args *args, cudaStream_t stream);
 /* y[r, c] += bias[c]; y of y_dtype, stride y_stride. */
 cudaError_t cuda_add_bias(void *y, enum ops_dtype y_dtype, uint64_t y_stride, const float *bias,
@@ -47,6 +50,7 @@ struct cuda_seqs {
 struct cuda_attention_args {
     const void *q;
     uint64_t q_stride;
+    const struct attention_fresh *fresh; /* host memory, cuda_attention_decode only; see ops.h */
     void *out;
     uint64_t out_stride;
     struct ops_kv_pool pool; /* OPS_BF16 */
@@ -60,15 +64,21 @@ struct cuda_attention_args {
 
 /* Decode: each sequence has one row (or none), row_first[s] = s. Split-KV: the plan kernel cuts the
  * work of all sequences into equal pieces for a fixed grid; it runs once a step, before layer 0,
- * and all layers use its result. plan       cuda_decode_plan_bytes(n_seqs_max) bytes workspace
- * cuda_decode_workspace_bytes() bytes, zeroed once before its first use; each call leaves its
- * counters zero, so calls that follow each other on a stream share it The plan holds for calls with
- * the same seqs, window, n_heads, shape of the pool and n_sms: layers with another window need a
- * plan of their own. Any head_dim of kernels/ops.h and any number of heads per KV head; fast
- * (sm_90) for a head_dim that is a multiple of 64, up to 16 heads per KV head. q and out 4-byte
- * aligned, plan and workspace 16-byte; strides even. The same inputs give the same bits, but a
- * sequence's bits depend on the lengths beside it (they move the cuts). Checked
- * bench/gpu/check_attention_decode.cu */
+ * and all layers use its result.
+ * The plan holds for calls with the same seqs, window, n_heads, shape of the pool and n_sms: layers
+ * with another window need a plan of their own. Any head_dim of kernels/ops.h and any number of
+ * heads per KV head; fast (sm_90) for a head_dim that is a multiple of 64, up to 16 heads per KV
+ * head. q and out 4-byte aligned, plan and workspace 16-byte, blocks of the pool 16-byte; strides
+ * even. The same inputs give the same bits, but a sequence's bits depend on the lengths beside it
+ * (they move the cuts).
+ * fresh      q and cos_sin may be made by kernels between the plan's and this one. All else it
+ *            reads before the kernel ahead has ended, so it is there when the plan's starts: the
+ *            block table, K and V of the positions before the last, the norms. The bits, of out
+ *            and in the pool, are those of cuda_qkv and of a call without fresh behind it
+ * plan       cuda_decode_plan_bytes(n_seqs_max) bytes
+ * workspace  cuda_decode_workspace_bytes() bytes, zeroed once before its first use; each call
+ *            leaves its counters zero, so calls that follow each other on a stream share it
+ * Checked    bench/gpu/check_attention_decode.cu */
 size_t cuda_decode_plan_bytes(uint32_t n_seqs_max);
 size_t cuda_decode_workspace_bytes(uint32_t n_seqs_max, uint32_t n_heads, uint32_t head_dim,
                                    uint32_t n_sms);
@@ -84,10 +94,13 @@ cudaError_t cuda_attention_prefill(const struct cuda_attention_args *args, uint3
                                    cudaStream_t stream);
 
 /* gemm of few rows: y[m, n] = sum_k x[m, k] * w[n, k] (+ bias[n]), bound by reading w once.
- * Shapes   x [n_rows, k] bf16, y [n_rows, n] bf16 or f32 (y_dtype), w [n, k] row-major bf16,
- *          bias [n] f32 or NULL; k a multiple of 8; 16-byte aligned rows
- * Fast on sm_90 and later for k a multiple of 64 and at most CUDA_GEMM_SMALL_ROWS_MAX rows; right,
- * and slow, otherwise. There a row's bits depend neither on n_rows nor on n_sms.
+ * Shapes   x [n_rows, k] bf16, y [n_rows, n] bf16 or f32 (y_dtype; bf16 where a fusion says so),
+ *          w [n, k] row-major bf16 or fp8, bias [n] f32 or NULL; k a multiple of 8, of 16 with fp8;
+ *          16-byte aligned rows
+ * Fast on sm_90 and later for k a multiple of 64 (fp8: of 128) and at most CUDA_GEMM_SMALL_ROWS_MAX
+ * rows; right, and slow, otherwise. There a row's bits depend neither on n_rows nor on n_sms.
+ * fp8: a weight is exactly its e4m3 value until its scale is applied in f32; of x, a value 2^32
+ * times smaller than the greatest of its 128 columns loses bits. fusion->x_sums 16-byte aligned
  * workspace  cuda_gemm_small_workspace_bytes() bytes, zeroed once before its first use; any number
  *            of shapes may share it, but not two launches at a time */
 #define CUDA_GEMM_SMALL_ROWS_MAX 16u
@@ -95,6 +108,10 @@ struct cuda_gemm_args {
     const void *x;
     uint64_t x_stride;
     const void *w;
+    enum ops_dtype w_dtype; /* OPS_BF16, OPS_F8 */
+    const float *w_scale;   /* fp8: of w_scaling, see ops.h */
+    enum ops_scaling w_scaling;
+    const struct gemm_fusion *fusion; /* host memory; NULL: none. See ops.h */
     const float *bias;
     void *y;
     uint64_t y_stride;
@@ -105,6 +122,25 @@ struct cuda_gemm_args {
 size_t cuda_gemm_small_workspace_bytes(uint32_t n_max, uint32_t n_sms);
 cudaError_t cuda_gemm_small(const struct cuda_gemm_args *args, uint32_t n_sms, void *workspace,
                             cudaStream_t stream);
+
+/* Rows of x as e4m3 for an fp8 gemm: y = x / scale to nearest even, the scale from the greatest
+ * value of the row (OPS_SCALE_ROW), or of the row's 128 columns (OPS_SCALE_BLOCK), so that it
+ * becomes 448. A NaN stays one; an infinity makes all that share its scale NaN.
+ * Shapes   x [n_rows, n_cols] bf16, stride x_stride; y [n_rows, n_cols] dense;
+ *          scale ROW: [n_rows]; BLOCK: [ceil(n_cols / 128), n_rows_padded], and then rows
+ *          [n_rows, n_rows_padded) of y become zeros
+ * Any alignment; fast with 16-byte aligned rows.
+ * Cost     3 bytes an element
+ * Checked  bench/gpu/check_gemm.cu */
+struct cuda_quant_args {
+    const void *x;
+    uint64_t x_stride;
+    void *y;
+    float *scale;
+    enum ops_scaling scaling;
+    uint32_t n_rows, n_rows_padded, n_cols;
+};
+cudaError_t cuda_quant_rows(const struct cuda_quant_args *args, cudaStream_t stream);
 
 /* sample: as `sample` of kernels/ops.h, and the same draw as the CPU op on the same logits.
  * rows [n_rows] in device memory, their `banned` pointers too. workspace:

@@ -1,13 +1,22 @@
-/* The ops that move or scale rows: embedding, rmsnorm, rope, qkv, silu_mul, kv_write, and the
+/* The ops that move or scale rows: embedding, rmsnorm, qkv, silu_mul, and the
  * weight loaders gemm_pack and random_fill. All are bound by the bytes they touch. */
 #include "kernels/cuda/cuda_ops.h"
 
 #include "kernels/cuda/common.cuh"
 
+#include <cuda_fp8.h>
+
+/* What does not fit becomes 448. */
+template <> __device__ inline __nv_fp8_e4m3 from_f32<__nv_fp8_e4m3>(float v)
+{
+    return __nv_fp8_e4m3(v);
+}
+
 namespace
 {
 
 using bf16 = __nv_bfloat16;
+using f8 = __nv_fp8_e4m3;
 
 /* Blocks of a grid that walks over n items; more would only queue. */
 unsigned grid_of(uint64_t n, unsigned per_block)
@@ -38,6 +47,36 @@ template <typename S> void pack_to(const gemm_pack_args *a, cudaStream_t stream)
     else
         pack_kernel<<<grid, 256, 0, stream>>>((const S *)a->src, a->src_stride,
                                               (float *)a->dst + at, a->n_rows, a->k);
+}
+
+/* Weights that do not stay in f8: the product with the scale is rounded to f32, then to D. */
+template <typename D> __global__ void pack_f8_kernel(gemm_pack_args a)
+{
+    constexpr uint32_t BLOCK = OPS_SCALE_BLOCK_SIZE;
+    uint64_t n = (uint64_t)a.n_rows * a.k, step = (uint64_t)gridDim.x * blockDim.x;
+    uint64_t per_row = ((uint64_t)a.k + BLOCK - 1) / BLOCK;
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        uint64_t row = i / a.k, col = i % a.k, at = a.n_first + row;
+        float scale = a.src_scaling == OPS_SCALE_ROW ? a.src_scale[at]
+                      : a.src_scaling == OPS_SCALE_BLOCK
+                          ? a.src_scale[at / BLOCK * per_row + col / BLOCK]
+                          : 1.0f;
+        float value = (float)((const f8 *)a.src)[row * a.src_stride + col];
+        ((D *)a.dst)[at * a.k + col] = from_f32<D>(value * scale);
+    }
+}
+
+cudaError_t pack_f8(const gemm_pack_args *a, cudaStream_t stream)
+{
+    unsigned grid = grid_of((uint64_t)a->n_rows * a->k, 256);
+    if (a->dst_dtype == OPS_F8)
+        return cudaMemcpy2DAsync((char *)a->dst + (uint64_t)a->n_first * a->k, a->k, a->src,
+                                 a->src_stride, a->k, a->n_rows, cudaMemcpyDeviceToDevice, stream);
+    if (a->dst_dtype == OPS_BF16)
+        pack_f8_kernel<bf16><<<grid, 256, 0, stream>>>(*a);
+    else
+        pack_f8_kernel<float><<<grid, 256, 0, stream>>>(*a);
+    return cudaGetLastError();
 }
 
 /* SplitMix64 (Steele, Lea, Flood 2014) at a counter instead of a running state. */
@@ -288,6 +327,8 @@ template <typename T> void silu_mul_of(const silu_mul_args *a, cudaStream_t stre
 
 cudaError_t cuda_gemm_pack(const struct gemm_pack_args *args, cudaStream_t stream)
 {
+    if (args->src_dtype == OPS_F8)
+        return pack_f8(args, stream);
     if (args->src_dtype == OPS_F32)
         pack_to<float>(args, stream);
     else if (args->src_dtype == OPS_BF16)
@@ -304,6 +345,8 @@ cudaError_t cuda_random_fill(const struct random_fill_args *a, cudaStream_t stre
         random_kernel<<<grid, 256, 0, stream>>>((float *)a->dst, a->n, a->first, a->seed, a->scale);
     else if (a->dtype == OPS_BF16)
         random_kernel<<<grid, 256, 0, stream>>>((bf16 *)a->dst, a->n, a->first, a->seed, a->scale);
+    else if (a->dtype == OPS_F8)
+        random_kernel<<<grid, 256, 0, stream>>>((f8 *)a->dst, a->n, a->first, a->seed, a->scale);
     else
         random_kernel<<<grid, 256, 0, stream>>>((__half *)a->dst, a->n, a->first, a->seed,
                                                 a->scale);

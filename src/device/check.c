@@ -10,6 +10,12 @@ static bool is_any_dtype(enum ops_dtype dtype)
     return ops_dtype_bytes(dtype) != 0;
 }
 
+/* fp8 goes with scales, which ops that read rows do not take. */
+static bool is_plain_dtype(enum ops_dtype dtype)
+{
+    return is_any_dtype(dtype) && dtype != OPS_F8;
+}
+
 static bool is_aligned64(const void *ptr)
 {
     return ptr != NULL && (uintptr_t)ptr % 64 == 0;
@@ -20,9 +26,27 @@ static enum status valid_if(bool is_valid)
     return is_valid ? ST_OK : ST_INVALID;
 }
 
+static bool is_scaling_valid(const float *scale, enum ops_scaling scaling)
+{
+    return (unsigned)scaling <= OPS_SCALE_BLOCK && (scale != NULL) == (scaling != OPS_SCALE_NONE);
+}
+
+/* Scales are applied where f8 becomes something else, and nothing else becomes f8. */
+static bool is_pack_dtype_valid(const struct gemm_pack_args *args)
+{
+    if (!is_scaling_valid(args->src_scale, args->src_scaling))
+        return false;
+    if (args->src_dtype == OPS_F8 && is_weight_dtype(args->dst_dtype))
+        return true;
+    bool is_pair = args->src_dtype == OPS_F8
+                       ? args->dst_dtype == OPS_F8
+                       : is_any_dtype(args->src_dtype) && is_weight_dtype(args->dst_dtype);
+    return is_pair && args->src_scaling == OPS_SCALE_NONE;
+}
+
 enum status device_check_gemm_pack(const struct gemm_pack_args *args)
 {
-    return valid_if(is_any_dtype(args->src_dtype) && is_weight_dtype(args->dst_dtype) &&
+    return valid_if(is_pack_dtype_valid(args) &&
                     ops_gemm_packed_bytes(args->dst_dtype, args->n, args->k) != 0 &&
                     (uint64_t)args->n_first + args->n_rows <= args->n &&
                     args->src_stride >= args->k && is_aligned64(args->dst) &&
@@ -34,20 +58,61 @@ enum status device_check_random_fill(const struct random_fill_args *args)
     return valid_if(is_any_dtype(args->dtype) && (args->dst != NULL || args->n == 0));
 }
 
+static bool is_fusion_valid(const struct gemm_fusion *f, uint32_t n, uint32_t k)
+{
+    if (f->x_sums != NULL && k % 16 != 0)
+        return false;
+    if (f->epilogue == GEMM_SILU_MUL)
+        return n % 8 == 0;
+    return f->epilogue == GEMM_STORE ||
+           (f->residual != NULL && f->next_norm != NULL && f->y_sums != NULL && n % 16 == 0);
+}
+
 enum status device_check_gemm(const struct gemm_args *args)
+{
+    const struct gemm_fusion *f = args->fusion;
+    if (args->n_rows == 0)
+        return ST_OK;
+    uint64_t n = f != NULL && f->epilogue == GEMM_SILU_MUL ? 2 * (uint64_t)args->n : args->n;
+    return valid_if(ops_gemm_packed_bytes(args->w_dtype, n, args->k) != 0 &&
+                    is_aligned64(args->w) && args->x != NULL && args->y != NULL &&
+                    is_scaling_valid(args->w_scale, args->w_scaling) &&
+                    (args->w_dtype == OPS_F8 || args->w_scaling == OPS_SCALE_NONE) &&
+                    args->x_stride >= args->k && args->y_stride >= args->n &&
+                    (f == NULL || is_fusion_valid(f, args->n, args->k)));
+}
+
+enum status device_check_step_input(const struct step_input_args *args)
+{
+    return valid_if(
+        args->src[0] != NULL && args->src[1] != NULL && args->dst != NULL && args->turn != NULL &&
+        args->tokens != NULL && args->block_tokens > 0 && args->ids_at <= args->n_words &&
+        args->n_ids <= args->n_words - args->ids_at && args->kv_tokens_at <= args->n_words &&
+        args->n_seqs <= args->n_words - args->kv_tokens_at && args->table_at >= args->n_words);
+}
+
+enum status device_check_step_output(const struct step_output_args *args)
+{
+    return valid_if(args->tokens != NULL && args->dst[0] != NULL && args->dst[1] != NULL &&
+                    args->turn != NULL);
+}
+
+enum status device_check_step_begin(const struct step_begin_args *args)
 {
     if (args->n_rows == 0)
         return ST_OK;
-    return valid_if(ops_gemm_packed_bytes(args->w_dtype, args->n, args->k) != 0 &&
-                    is_aligned64(args->w) && args->x != NULL && args->y != NULL &&
-                    args->x_stride >= args->k && args->y_stride >= args->n);
+    return valid_if(is_weight_dtype(args->dtype) && args->ids != NULL && args->pos != NULL &&
+                    args->table != NULL && args->x != NULL && args->n_cols > 0 &&
+                    (args->y == NULL ||
+                     (args->norm_w != NULL && args->y_sums != NULL && args->n_cols % 16 == 0)) &&
+                    args->n_rot % 2 == 0 && args->inv_freq != NULL && args->cos_sin != NULL);
 }
 
 enum status device_check_embedding(const struct embedding_args *args)
 {
     if (args->n_rows == 0)
         return ST_OK;
-    bool is_dtype = args->is_packed ? is_weight_dtype(args->dtype) : is_any_dtype(args->dtype);
+    bool is_dtype = args->is_packed ? is_weight_dtype(args->dtype) : is_plain_dtype(args->dtype);
     return valid_if(is_dtype && args->n_cols > 0 && args->ids != NULL && args->table != NULL &&
                     args->y != NULL && args->y_stride >= args->n_cols);
 }
@@ -188,9 +253,12 @@ enum status device_check_sample(const struct sample_args *args)
     if (args->logits == NULL || args->rows == NULL || args->out_ids == NULL || args->n_vocab == 0 ||
         args->logits_stride < args->n_vocab)
         return ST_INVALID;
-    for (uint32_t r = 0; r < args->n_rows; r++)
-        if (args->rows[r].n_banned > 0 && args->rows[r].banned == NULL)
+    for (uint32_t r = 0; r < args->n_rows; r++) {
+        const struct sample_row *row = &args->rows[r];
+        if ((row->n_banned > 0 && row->banned == NULL) ||
+            (row->n_tokens > 0 && row->tokens == NULL) || row->n_top > OPS_TOP_LOGPROBS_MAX)
             return ST_INVALID;
+    }
     return ST_OK;
 }
 

@@ -10,6 +10,9 @@
 enum status device_check_gemm_pack(const struct gemm_pack_args *args);
 enum status device_check_random_fill(const struct random_fill_args *args);
 enum status device_check_gemm(const struct gemm_args *args);
+enum status device_check_step_input(const struct step_input_args *args);
+enum status device_check_step_output(const struct step_output_args *args);
+enum status device_check_step_begin(const struct step_begin_args *args);
 enum status device_check_embedding(const struct embedding_args *args);
 enum status device_check_rmsnorm(const struct rmsnorm_args *args);
 enum status device_check_rope(const struct rope_args *args);

@@ -251,7 +251,6 @@ static void dispatch(struct cpu_device *cpu,
         return st;                                                                                 \
     }
 
-CPU_OP(gemm_pack, (uint64_t)args->n_rows * args->k)
 CPU_OP(random_fill, args->n)
 CPU_OP(embedding, (uint64_t)args->n_rows * args->n_cols)
 CPU_OP(rmsnorm, (uint64_t)args->n_rows * args->n_heads * args->n_cols)
@@ -259,6 +258,22 @@ CPU_OP(rope, (uint64_t)args->n_rows * args->n_heads * args->head_dim)
 CPU_OP(silu_mul, (uint64_t)args->n_rows * args->n_cols * 4)
 CPU_OP(kv_write, (uint64_t)args->rows.n_rows * args->pool.n_kv_heads * args->pool.head_dim)
 CPU_OP(argmax, args->n_rows > 1 ? (uint64_t)args->n_rows * args->n_vocab : 0)
+
+static void task_gemm_pack(const void *args, const struct cpu_share *share)
+{
+    cpu_gemm_pack((const struct gemm_pack_args *)args, share);
+}
+
+/* fp8 weights become bf16 or f32 here: no CPU multiplies them. */
+static enum status device_gemm_pack(struct device *dev, const struct gemm_pack_args *args)
+{
+    enum status st = device_check_gemm_pack(args);
+    if (st == ST_OK && args->dst_dtype == OPS_F8)
+        return ST_UNSUPPORTED;
+    if (st == ST_OK)
+        dispatch(cpu_of(dev), task_gemm_pack, args, (uint64_t)args->n_rows * args->k);
+    return st;
+}
 
 static void task_attention(const void *args, const struct cpu_share *share)
 {
@@ -318,6 +333,8 @@ static enum status device_gemm(struct device *dev, const struct gemm_args *args)
     enum status st = device_check_gemm(args);
     if (st != ST_OK || args->n_rows == 0)
         return st;
+    if (args->w_dtype == OPS_F8)
+        return ST_UNSUPPORTED;
     uint64_t block_bytes = cpu_gemm_x_bytes(args->w_dtype, CPU_GEMM_ROWS_MAX, args->k);
     uint64_t n_blocks = WORKSPACE_BYTES / block_bytes;
     if (n_blocks == 0)
@@ -388,6 +405,13 @@ static enum status cpu_replay(struct device *dev, uint32_t key, enum status (*bo
     return body(arg);
 }
 
+/* The CPU gains nothing from fused ops: its ops lie in its caches. */
+static uint32_t cpu_fused_rows_max(enum ops_dtype weights)
+{
+    (void)weights;
+    return 0;
+}
+
 static double cpu_replay_seconds(struct device *dev)
 {
     (void)dev;
@@ -420,6 +444,7 @@ const struct device_ops device_cpu_ops = {
     .copy_in = cpu_copy,
     .copy_out = cpu_copy,
     .sync = cpu_sync,
+    .fused_rows_max = cpu_fused_rows_max,
     .replay = cpu_replay,
     .replay_seconds = cpu_replay_seconds,
     .gemm_pack = device_gemm_pack,

@@ -90,6 +90,17 @@ static enum status cuda_sync(struct device *dev)
     return cuda_status(cudaStreamSynchronize(cuda_of(dev)->stream), "synchronise");
 }
 
+static enum status cuda_mark(struct device *dev, uint32_t which)
+{
+    struct cuda_device *cuda = cuda_of(dev);
+    return cuda_status(cudaEventRecord(cuda->marks[which], cuda->stream), "mark");
+}
+
+static enum status cuda_wait(struct device *dev, uint32_t which)
+{
+    return cuda_status(cudaEventSynchronize(cuda_of(dev)->marks[which]), "wait");
+}
+
 /* ---- Replay --------------------------------------------------------------------------------- */
 
 static struct cuda_graph *graph_find(struct cuda_device *cuda, uint32_t key)
@@ -179,17 +190,16 @@ static void cuda_close(struct device *dev)
     struct cuda_device *cuda = cuda_of(dev);
     cuda_free(dev, cuda->gemm_space);
     cuda_free(dev, cuda->sample_space);
-    cuda_free(dev, cuda->plan);
+    cuda_free(dev, cuda->plans[0]);
+    cuda_free(dev, cuda->plans[1]);
     cuda_free(dev, cuda->decode_space);
-    for (uint32_t i = 0; i < 2; i++) {
-        cuda_free(dev, cuda->stage_host[i]);
-        cuda_free(dev, cuda->stage_dev[i]);
-        if (cuda->stage_free[i] != NULL)
-            cudaEventDestroy(cuda->stage_free[i]);
-    }
+    cuda_upload_close(cuda);
     for (uint32_t i = 0; i < cuda->n_graphs; i++)
         if (cuda->graphs[i].exec != NULL)
             cudaGraphExecDestroy(cuda->graphs[i].exec);
+    for (uint32_t i = 0; i < 2; i++)
+        if (cuda->marks[i] != NULL)
+            cudaEventDestroy(cuda->marks[i]);
     if (cuda->replay_start != NULL)
         cudaEventDestroy(cuda->replay_start);
     if (cuda->replay_end != NULL)
@@ -215,20 +225,17 @@ static enum status spaces_make(struct cuda_device *cuda, const struct device_opt
         {cuda_gemm_small_workspace_bytes(n_vocab, cuda->n_sms), &cuda->gemm_space,
          DEVICE_MEM_ACTIVATION},
         {cuda_sample_workspace_bytes(n_seqs, n_vocab), &cuda->sample_space, DEVICE_MEM_ACTIVATION},
-        {cuda_decode_plan_bytes(n_seqs), &cuda->plan, DEVICE_MEM_ACTIVATION},
+        {cuda_decode_plan_bytes(n_seqs), &cuda->plans[0], DEVICE_MEM_ACTIVATION},
+        {cuda_decode_plan_bytes(n_seqs), &cuda->plans[1], DEVICE_MEM_ACTIVATION},
         {cuda->decode_space_bytes, &cuda->decode_space, DEVICE_MEM_ACTIVATION},
-        {CUDA_STAGE_BYTES, &cuda->stage_host[0], DEVICE_MEM_HOST},
-        {CUDA_STAGE_BYTES, &cuda->stage_host[1], DEVICE_MEM_HOST},
-        {CUDA_STAGE_BYTES, &cuda->stage_dev[0], DEVICE_MEM_ACTIVATION},
-        {CUDA_STAGE_BYTES, &cuda->stage_dev[1], DEVICE_MEM_ACTIVATION},
     };
     enum status st = ST_OK;
     for (size_t i = 0; i < sizeof(spaces) / sizeof(spaces[0]) && st == ST_OK; i++)
         if (spaces[i].bytes > 0)
             st = cuda_alloc(&cuda->base, spaces[i].mem, spaces[i].bytes, spaces[i].out);
     for (uint32_t i = 0; i < 2 && st == ST_OK; i++)
-        st = cuda_status(cudaEventCreateWithFlags(&cuda->stage_free[i], cudaEventDisableTiming),
-                         "event");
+        st =
+            cuda_status(cudaEventCreateWithFlags(&cuda->marks[i], cudaEventDisableTiming), "event");
     if (st == ST_OK)
         st = cuda_status(cudaEventCreate(&cuda->replay_start), "event");
     return st == ST_OK ? cuda_status(cudaEventCreate(&cuda->replay_end), "event") : st;
@@ -243,6 +250,7 @@ static enum status cuda_open(const struct device_opts *opts, struct device **out
         return ST_NO_MEMORY;
     cuda->base.ops = &device_cuda_ops;
     cuda->ordinal = (int)opts->ordinal;
+    cuda->upload.n_threads = opts->n_threads;
     device_allocs_init(&cuda->allocs);
     enum status st = cuda_status(cudaSetDevice(cuda->ordinal), "select the GPU");
     if (st == ST_OK)
@@ -291,48 +299,19 @@ static enum status cuda_bind_thread(struct device *dev)
 
 ROWS_OF(random_fill, args->n)
 ROWS_OF(embedding, args->n_rows)
+ROWS_OF(step_input, args->n_words)
+ROWS_OF(step_begin, args->n_rows)
 ROWS_OF(rmsnorm, args->n_rows)
 ROWS_OF(qkv, args->rows.n_rows)
 ROWS_OF(silu_mul, args->n_rows)
 
 CUDA_OP(random_fill, device_check_random_fill)
 CUDA_OP(embedding, device_check_embedding)
+CUDA_OP(step_input, device_check_step_input)
+CUDA_OP(step_begin, device_check_step_begin)
 CUDA_OP(rmsnorm, device_check_rmsnorm)
 CUDA_OP(qkv, device_check_qkv)
 CUDA_OP(silu_mul, device_check_silu_mul)
-
-/* Rows from the host, by way of the two pinned buffers: while one is copied and converted on the
- * GPU, the next is filled here. */
-static enum status upload_rows(struct cuda_device *cuda, const struct gemm_pack_args *args)
-{
-    uint64_t row_bytes = args->k * (uint64_t)ops_dtype_bytes(args->src_dtype);
-    uint32_t per_stage = (uint32_t)(CUDA_STAGE_BYTES / row_bytes);
-    enum status st = per_stage > 0 ? ST_OK : ST_TOO_LARGE;
-    for (uint32_t done = 0; done < args->n_rows && st == ST_OK;) {
-        uint32_t i = cuda->stage_next++ % 2;
-        uint32_t rows = args->n_rows - done < per_stage ? args->n_rows - done : per_stage;
-        const char *src =
-            (const char *)args->src + done * args->src_stride * ops_dtype_bytes(args->src_dtype);
-        st = cuda_status(cudaEventSynchronize(cuda->stage_free[i]), "upload");
-        for (uint32_t r = 0; r < rows && st == ST_OK; r++)
-            memcpy((char *)cuda->stage_host[i] + r * row_bytes,
-                   src + r * args->src_stride * ops_dtype_bytes(args->src_dtype), row_bytes);
-        struct gemm_pack_args part = *args;
-        part.src = cuda->stage_dev[i];
-        part.src_stride = args->k;
-        part.n_rows = rows;
-        part.n_first = args->n_first + done;
-        if (st == ST_OK)
-            st = cuda_copy_in(&cuda->base, cuda->stage_dev[i], cuda->stage_host[i],
-                              rows * row_bytes);
-        if (st == ST_OK)
-            st = cuda_status(cuda_gemm_pack(&part, cuda->stream), "gemm_pack");
-        if (st == ST_OK)
-            st = cuda_status(cudaEventRecord(cuda->stage_free[i], cuda->stream), "upload");
-        done += rows;
-    }
-    return st;
-}
 
 static enum status device_gemm_pack(struct device *dev, const struct gemm_pack_args *args)
 {
@@ -344,7 +323,12 @@ static enum status device_gemm_pack(struct device *dev, const struct gemm_pack_a
     st = cuda_status(cudaPointerGetAttributes(&where, args->src), "gemm_pack");
     if (st == ST_OK && where.type == cudaMemoryTypeDevice)
         return cuda_status(cuda_gemm_pack(args, cuda->stream), "gemm_pack");
-    return st == ST_OK ? upload_rows(cuda, args) : st;
+    return st == ST_OK ? cuda_upload(cuda, args) : st;
+}
+
+static void cuda_load_end(struct device *dev)
+{
+    cuda_upload_close(cuda_of(dev));
 }
 
 static enum status device_gemm(struct device *dev, const struct gemm_args *args)
@@ -353,14 +337,19 @@ static enum status device_gemm(struct device *dev, const struct gemm_args *args)
     enum status st = device_check_gemm(args);
     if (st != ST_OK || args->n_rows == 0)
         return st;
-    if (args->x_dtype != args->w_dtype)
+    bool is_f8 = args->w_dtype == OPS_F8;
+    if (args->x_dtype != (is_f8 ? OPS_BF16 : args->w_dtype))
         return ST_INVALID;
-    bool is_small = args->n_rows <= CUDA_GEMM_SMALL_ROWS_MAX && args->w_dtype == OPS_BF16 &&
-                    args->k % 8 == 0 && args->x_stride % 8 == 0;
+    bool is_small = args->n_rows <= CUDA_GEMM_SMALL_ROWS_MAX && args->x_dtype == OPS_BF16 &&
+                    args->k % (is_f8 ? 16 : 8) == 0 && args->x_stride % 8 == 0;
     if (is_small) {
         struct cuda_gemm_args small = {.x = args->x,
                                        .x_stride = args->x_stride,
                                        .w = args->w,
+                                       .w_dtype = args->w_dtype,
+                                       .w_scale = args->w_scale,
+                                       .w_scaling = args->w_scaling,
+                                       .fusion = args->fusion,
                                        .bias = args->bias,
                                        .y = args->y,
                                        .y_stride = args->y_stride,
@@ -372,6 +361,8 @@ static enum status device_gemm(struct device *dev, const struct gemm_args *args)
         return cuda_status(cuda_gemm_small(&small, cuda->n_sms, cuda->gemm_space, cuda->stream),
                            "gemm");
     }
+    if (args->fusion != NULL)
+        return ST_UNSUPPORTED;
     st = cuda_lt_gemm(cuda->lt, args);
     if (st == ST_OK && args->bias != NULL)
         st = cuda_status(cuda_add_bias(args->y, args->y_dtype, args->y_stride, args->bias,
@@ -380,10 +371,22 @@ static enum status device_gemm(struct device *dev, const struct gemm_args *args)
     return st;
 }
 
+static enum status cuda_gemm_prepare(struct device *dev, const struct gemm_args *gemms,
+                                     uint32_t n_gemms, const char *cache_dir)
+{
+    enum status st = ST_OK;
+    for (uint32_t i = 0; i < n_gemms && st == ST_OK; i++)
+        st = device_check_gemm(&gemms[i]);
+    return st == ST_OK
+               ? cuda_lt_prepare(cuda_of(dev)->lt, gemms, n_gemms, cache_dir, CUDA_LT_BUDGET_NS)
+               : st;
+}
+
 static struct cuda_attention_args attention_of(const struct attention_args *a)
 {
     return (struct cuda_attention_args){.q = a->q,
                                         .q_stride = a->q_stride,
+                                        .fresh = a->fresh,
                                         .out = a->out,
                                         .out_stride = a->out_stride,
                                         .pool = a->pool,
@@ -405,14 +408,22 @@ static bool is_decode(const struct attention_args *args)
     return args->rows.rows_max == 1 && args->n_heads <= DEVICE_HEADS_MAX;
 }
 
+static enum status device_step_output(struct device *dev, const struct step_output_args *args)
+{
+    enum status st = device_check_step_output(args);
+    return st == ST_OK ? cuda_status(cuda_step_output(args, cuda_of(dev)->stream), "step_output")
+                       : st;
+}
+
 static enum status device_attention_plan(struct device *dev, const struct attention_args *args)
 {
     struct cuda_device *cuda = cuda_of(dev);
     if (args->dtype != OPS_BF16 || !is_decode(args))
         return ST_OK;
     struct cuda_attention_args decode = attention_of(args);
-    return cuda_status(cuda_decode_plan(&decode, cuda->n_sms, cuda->plan, cuda->stream),
-                       "attention plan");
+    return cuda_status(
+        cuda_decode_plan(&decode, cuda->n_sms, cuda->plans[args->window != 0], cuda->stream),
+        "attention plan");
 }
 
 static enum status device_attention(struct device *dev, const struct attention_args *args)
@@ -421,13 +432,15 @@ static enum status device_attention(struct device *dev, const struct attention_a
     enum status st = device_check_attention_shape(args);
     if (st != ST_OK || args->rows.n_rows == 0)
         return st;
+    if (args->fresh != NULL && (args->dtype != OPS_BF16 || !is_decode(args)))
+        return ST_UNSUPPORTED;
     if (args->dtype != OPS_BF16)
         return cuda_status(cuda_attention_simple(args, cuda->stream), "attention");
     struct cuda_attention_args a = attention_of(args);
     if (is_decode(args))
-        return cuda_status(
-            cuda_attention_decode(&a, cuda->n_sms, cuda->plan, cuda->decode_space, cuda->stream),
-            "attention");
+        return cuda_status(cuda_attention_decode(&a, cuda->n_sms, cuda->plans[args->window != 0],
+                                                 cuda->decode_space, cuda->stream),
+                           "attention");
     return cuda_status(cuda_attention_prefill(&a, args->rows.rows_max, cuda->stream), "attention");
 }
 
@@ -466,8 +479,14 @@ static enum ops_dtype cuda_activation(enum ops_dtype weights)
     return weights;
 }
 
+static uint32_t cuda_fused_rows_max(enum ops_dtype weights)
+{
+    return weights == OPS_BF16 ? CUDA_GEMM_SMALL_ROWS_MAX : 0;
+}
+
 const struct device_ops device_cuda_ops = {
     .name = "cuda",
+    .has_fp8 = true,
     .activation = cuda_activation,
     .probe = cuda_probe,
     .open = cuda_open,
@@ -478,12 +497,20 @@ const struct device_ops device_cuda_ops = {
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .sync = cuda_sync,
+    .mark = cuda_mark,
+    .wait = cuda_wait,
+    .fused_rows_max = cuda_fused_rows_max,
     .replay = cuda_replay,
     .replay_seconds = cuda_replay_seconds,
     .gemm_pack = device_gemm_pack,
+    .gemm_prepare = cuda_gemm_prepare,
+    .load_end = cuda_load_end,
     .random_fill = device_random_fill,
     .gemm = device_gemm,
     .embedding = device_embedding,
+    .step_input = device_step_input,
+    .step_output = device_step_output,
+    .step_begin = device_step_begin,
     .rmsnorm = device_rmsnorm,
     .rope = device_rope,
     .silu_mul = device_silu_mul,

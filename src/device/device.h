@@ -3,7 +3,8 @@
  *
  * Threads: one thread at a time calls ops of a device (the engine thread); alloc, free and the
  * info functions may come from any thread. Ops are done when the call returns on the CPU; on a
- * device with a queue they are done after `sync`. Ops allocate nothing. */
+ * device with a queue they are done after `sync`. Ops allocate nothing, but gemm_pack may until
+ * `load_end`. */
 #ifndef DEVICE_DEVICE_H
 #define DEVICE_DEVICE_H
 
@@ -27,7 +28,9 @@ struct device_caps {
 
 struct device_opts {
     uint32_t n_threads; /* CPU: threads of an op, the caller included; 0: as many as `cpus`, or the
-                           process's CPU set. At most DEVICE_THREADS_MAX */
+                           process's CPU set. At most DEVICE_THREADS_MAX. CUDA: threads that copy
+                           weights of the host, the caller included; at most 16, and with 0 at
+                           most 8 */
     const uint32_t *cpus; /* CPU: [n_cpus] thread i is pinned to cpus[i % n_cpus]; NULL: not pinned.
                              Read during device_open only */
     uint32_t n_cpus;
@@ -59,6 +62,7 @@ struct device {
 struct device_ops {
     const char *name; /* "cpu", "cuda" */
     bool is_host;     /* its memory is the host's, and an op is done when its call returns */
+    bool has_fp8;     /* gemm and gemm_pack take weights of OPS_F8 */
     /* dtype of x and y of the ops between embedding and logits, with weights of that dtype */
     enum ops_dtype (*activation)(enum ops_dtype weights);
 
@@ -77,6 +81,14 @@ struct device_ops {
     enum status (*copy_in)(struct device *dev, void *dst, const void *host_src, size_t bytes);
     enum status (*copy_out)(struct device *dev, void *host_dst, const void *src, size_t bytes);
     enum status (*sync)(struct device *dev);
+    /* Two marks, 0 and 1: `mark` puts one behind all that was asked for, `wait` waits for it. NULL
+     * where is_host. */
+    enum status (*mark)(struct device *dev, uint32_t which);
+    enum status (*wait)(struct device *dev, uint32_t which);
+
+    /* Rows up to which gemm takes a `fusion` with weights of that dtype; where it is not 0,
+     * attention takes `fresh` for any number of rows, and step_begin makes what both need. */
+    uint32_t (*fused_rows_max)(enum ops_dtype weights);
 
     /* Runs body, which calls ops and copies but not sync. With the same key it must put the same
      * work with the same arguments on the device every time, so that a device with a queue may
@@ -88,18 +100,34 @@ struct device_ops {
      */
     double (*replay_seconds)(struct device *dev);
 
+    /* Before the first step: finds the fastest way to each of the gemms of a model, which it may
+     * time, and sets aside what they need. gemms [n_gemms] as they will be called, with the most
+     * rows that they will; x and y are overwritten. cache_dir: where the results are kept
+     * (gemm_cache.h), NULL or empty: nothing is timed. ST_NO_MEMORY. NULL: all is ready. */
+    enum status (*gemm_prepare)(struct device *dev, const struct gemm_args *gemms, uint32_t n_gemms,
+                                const char *cache_dir);
+
+    /* Behind the gemm_packs of a load: waits for the device and gives back the threads and buffers
+     * that the first of them took. NULL: they take none. */
+    void (*load_end)(struct device *dev);
+
     /* Each answers ST_INVALID, having written nothing, when the shapes break the contract of
      * kernels/ops.h (zero rows are fine and do nothing). */
     enum status (*gemm_pack)(struct device *dev, const struct gemm_pack_args *args);
     enum status (*random_fill)(struct device *dev, const struct random_fill_args *args);
     enum status (*gemm)(struct device *dev, const struct gemm_args *args);
     enum status (*embedding)(struct device *dev, const struct embedding_args *args);
+    /* NULL where is_host; step_begin also where fused_rows_max is 0. */
+    enum status (*step_input)(struct device *dev, const struct step_input_args *args);
+    enum status (*step_output)(struct device *dev, const struct step_output_args *args);
+    enum status (*step_begin)(struct device *dev, const struct step_begin_args *args);
     enum status (*rmsnorm)(struct device *dev, const struct rmsnorm_args *args);
     enum status (*rope)(struct device *dev, const struct rope_args *args);
     enum status (*silu_mul)(struct device *dev, const struct silu_mul_args *args);
     enum status (*kv_write)(struct device *dev, const struct kv_write_args *args);
     enum status (*qkv)(struct device *dev, const struct qkv_args *args);
-    /* Once a step before its first layer: args as for `attention` of any layer. */
+    /* Once a step before its first layer, for layers with a window and for those without: args as
+     * for `attention` of any such layer. */
     enum status (*attention_plan)(struct device *dev, const struct attention_args *args);
     enum status (*attention)(struct device *dev, const struct attention_args *args);
     enum status (*sample)(struct device *dev, const struct sample_args *args);

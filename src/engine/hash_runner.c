@@ -3,7 +3,10 @@
  * one, changes the output. The function is written down in hash_expect.h, which is the independent
  * half.
  *
- * Block layout: [layer][token][2] words of 64 bits: chain entry and check word. */
+ * Block layout: [layer][token][2] words of 64 bits: chain entry and check word.
+ *
+ * Two steps may be begun, so that everything above meets steps under way without a GPU. A step is
+ * computed when it begins; how long it pretends to take is waited for when it is finished. */
 #include "engine/runner.h"
 
 #include "base/time.h"
@@ -16,12 +19,27 @@
 
 #define GEOMETRY_KIND_HASH 0x68617368u
 
+enum { HASH_DEPTH = 2 };
+
+struct hash_result {
+    uint64_t step_id, end_ns;
+    uint32_t n_tokens;
+    uint32_t *item_ids, *tokens; /* [max_seqs] */
+};
+
 struct hash_runner {
     struct runner base; /* first */
     uint32_t layer_groups, max_seqs, max_tokens;
     uint64_t step_delay_ns, token_delay_ns;
-    uint32_t *item_ids, *tokens; /* [max_seqs] */
+    struct hash_result results[HASH_DEPTH];
+    uint32_t n_begun, n_finished; /* in all; % HASH_DEPTH: where the next one goes, is */
+    /* The plan begun last, for after_item. */
+    uint64_t last_step_id, last_end_ns;
+    uint32_t n_last_items;
+    uint32_t *sampled; /* [max_seqs] by item; HASH_NO_TOKEN: it did not sample */
 };
+
+#define HASH_NO_TOKEN UINT32_MAX
 
 static uint64_t *hash_slot(const struct runner *r, const struct step_item *item, uint32_t layer,
                            uint32_t position)
@@ -40,7 +58,8 @@ static uint64_t hash_word(const uint8_t *bytes)
 }
 
 /* Writes the chain of the item's new positions in one layer. */
-static void hash_write(struct runner *r, const struct step_item *item, uint32_t layer)
+static void hash_write(struct runner *r, const struct step_item *item, const uint32_t *tokens,
+                       uint32_t layer)
 {
     uint64_t entry =
         item->position > 0
@@ -48,7 +67,7 @@ static void hash_write(struct runner *r, const struct step_item *item, uint32_t 
             : hash_mix64(hash_word(item->salt) ^ hash_mix64(hash_word(item->salt + 8) + layer));
     for (uint32_t i = 0; i < item->n_tokens; i++) {
         uint64_t *slot = hash_slot(r, item, layer, item->position + i);
-        entry = hash_mix64(entry ^ hash_mix64(item->tokens[i] + 0x100000001u * (uint64_t)layer));
+        entry = hash_mix64(entry ^ hash_mix64(tokens[i] + 0x100000001u * (uint64_t)layer));
         slot[0] = entry;
         slot[1] = hash_mix64(entry + item->position + i);
     }
@@ -107,6 +126,14 @@ static void hash_sleep_until(uint64_t ns)
     }
 }
 
+static bool hash_input_is_known(const struct hash_runner *hr, const struct step_plan *plan,
+                                const struct step_item *item)
+{
+    return item->after_item == 0 || (item->n_tokens == 1 && plan->step_id == hr->last_step_id + 1 &&
+                                     item->after_item <= hr->n_last_items &&
+                                     hr->sampled[item->after_item - 1] != HASH_NO_TOKEN);
+}
+
 static bool hash_plan_fits(const struct hash_runner *hr, const struct step_plan *plan)
 {
     const struct runner *r = &hr->base;
@@ -116,7 +143,8 @@ static bool hash_plan_fits(const struct hash_runner *hr, const struct step_plan 
         const struct step_item *item = &plan->items[i];
         uint64_t end = (uint64_t)item->position + item->n_tokens;
         if (item->n_tokens == 0 || item->n_banned > STEP_BANNED_MAX ||
-            end > (uint64_t)item->n_blocks * r->geometry.block_tokens)
+            end > (uint64_t)item->n_blocks * r->geometry.block_tokens ||
+            !hash_input_is_known(hr, plan, item))
             return false;
         for (uint32_t b = 0; b < item->n_blocks; b++)
             if (item->blocks[b] >= r->block_count)
@@ -125,48 +153,112 @@ static bool hash_plan_fits(const struct hash_runner *hr, const struct step_plan 
     return true;
 }
 
-static enum status hash_step(struct runner *r, const struct step_plan *plan,
-                             void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
-                                               uint32_t layer_count),
-                             void *arg, struct step_result *out)
+static void hash_write_layers(struct hash_runner *hr, const struct step_plan *plan, uint32_t first,
+                              uint32_t end)
 {
-    struct hash_runner *hr = (struct hash_runner *)r;
-    const uint32_t layers = r->geometry.layer_count;
-    if (!hash_plan_fits(hr, plan))
-        return ST_INVALID;
-    /* The delay is spread over the groups, so that pushes overlap with it as with real work. */
-    uint64_t delay_ns = hash_delay_ns(hr, plan), start_ns = delay_ns > 0 ? time_monotonic_ns() : 0;
+    for (uint32_t i = 0; i < plan->n_items; i++) {
+        const struct step_item *item = &plan->items[i];
+        const uint32_t *tokens =
+            item->after_item != 0 ? &hr->sampled[item->after_item - 1] : item->tokens;
+        for (uint32_t l = first; l < end; l++)
+            hash_write(&hr->base, item, tokens, l);
+    }
+}
+
+/* Layer group by layer group, each with its part of the delay, so that pushes overlap with it as
+ * with real work. */
+static void hash_write_groups(struct hash_runner *hr, const struct step_plan *plan,
+                              uint64_t delay_ns,
+                              void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                                uint32_t layer_count),
+                              void *arg)
+{
+    const uint32_t layers = hr->base.geometry.layer_count;
+    uint64_t start_ns = delay_ns > 0 ? time_monotonic_ns() : 0;
     for (uint32_t group = 0, first = 0; group < hr->layer_groups; group++) {
         uint32_t end = layers * (group + 1) / hr->layer_groups;
-        for (uint32_t i = 0; i < plan->n_items; i++)
-            for (uint32_t l = first; l < end; l++)
-                hash_write(r, &plan->items[i], l);
+        hash_write_layers(hr, plan, first, end);
         if (delay_ns > 0)
             hash_sleep_until(start_ns + delay_ns * (group + 1) / hr->layer_groups);
-        if (plan->report_layers)
-            on_layers(arg, plan->step_id, first, end - first);
+        on_layers(arg, plan->step_id, first, end - first);
         first = end;
     }
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < plan->n_items; i++)
-        if (plan->items[i].sample) {
-            hr->item_ids[n] = plan->items[i].item_id;
-            hr->tokens[n++] = hash_sample(r, &plan->items[i]);
-        }
-    *out = (struct step_result){.step_id = plan->step_id,
-                                .status = ST_OK,
-                                .n_tokens = n,
-                                .item_ids = hr->item_ids,
-                                .tokens = hr->tokens};
+}
+
+static enum status hash_begin(struct runner *r, const struct step_plan *plan,
+                              void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                                uint32_t layer_count),
+                              void *arg)
+{
+    struct hash_runner *hr = (struct hash_runner *)r;
+    if (!hash_plan_fits(hr, plan))
+        return ST_INVALID;
+    struct hash_result *result = &hr->results[hr->n_begun++ % HASH_DEPTH];
+    uint64_t delay_ns = hash_delay_ns(hr, plan);
+    *result = (struct hash_result){
+        .step_id = plan->step_id, .item_ids = result->item_ids, .tokens = result->tokens};
+    if (plan->report_layers) {
+        hash_write_groups(hr, plan, delay_ns, on_layers, arg);
+    } else {
+        hash_write_layers(hr, plan, 0, r->geometry.layer_count);
+        uint64_t now_ns = delay_ns > 0 ? time_monotonic_ns() : 0;
+        result->end_ns = (now_ns > hr->last_end_ns ? now_ns : hr->last_end_ns) + delay_ns;
+        hr->last_end_ns = result->end_ns;
+    }
+    for (uint32_t i = 0; i < plan->n_items; i++) {
+        hr->sampled[i] = HASH_NO_TOKEN;
+        if (!plan->items[i].sample)
+            continue;
+        hr->sampled[i] = hash_sample(r, &plan->items[i]);
+        result->item_ids[result->n_tokens] = plan->items[i].item_id;
+        result->tokens[result->n_tokens++] = hr->sampled[i];
+    }
+    hr->last_step_id = plan->step_id;
+    hr->n_last_items = plan->n_items;
     return ST_OK;
+}
+
+static enum status hash_finish(struct runner *r, struct step_result *out)
+{
+    struct hash_runner *hr = (struct hash_runner *)r;
+    const struct hash_result *result = &hr->results[hr->n_finished++ % HASH_DEPTH];
+    if (result->end_ns > 0)
+        hash_sleep_until(result->end_ns);
+    *out = (struct step_result){.step_id = result->step_id,
+                                .status = ST_OK,
+                                .n_tokens = result->n_tokens,
+                                .item_ids = result->item_ids,
+                                .tokens = result->tokens};
+    return ST_OK;
+}
+
+static uint32_t hash_depth(const struct runner *r)
+{
+    (void)r;
+    return HASH_DEPTH;
 }
 
 static void hash_destroy(struct runner *r)
 {
     struct hash_runner *hr = (struct hash_runner *)r;
-    free(hr->item_ids);
-    free(hr->tokens);
+    for (uint32_t i = 0; i < HASH_DEPTH; i++) {
+        free(hr->results[i].item_ids);
+        free(hr->results[i].tokens);
+    }
+    free(hr->sampled);
     free(hr);
+}
+
+static bool hash_arrays_alloc(struct hash_runner *hr)
+{
+    bool any_missing = false;
+    for (uint32_t i = 0; i < HASH_DEPTH; i++) {
+        hr->results[i].item_ids = calloc(hr->max_seqs, sizeof(uint32_t));
+        hr->results[i].tokens = calloc(hr->max_seqs, sizeof(uint32_t));
+        any_missing |= hr->results[i].item_ids == NULL || hr->results[i].tokens == NULL;
+    }
+    hr->sampled = calloc(hr->max_seqs, sizeof(uint32_t));
+    return !any_missing && hr->sampled != NULL;
 }
 
 static enum status hash_describe(const struct runner_opts *opts, struct runner *r, char *err,
@@ -223,9 +315,7 @@ static enum status hash_create(const struct runner_opts *opts, struct runner **o
     hr->max_tokens = opts->max_batch_tokens;
     hr->step_delay_ns = opts->hash_step_delay_us * NS_PER_US;
     hr->token_delay_ns = opts->hash_prefill_delay_us_per_token * NS_PER_US;
-    hr->item_ids = calloc(opts->max_seqs, sizeof(uint32_t));
-    hr->tokens = calloc(opts->max_seqs, sizeof(uint32_t));
-    if (hr->item_ids == NULL || hr->tokens == NULL) {
+    if (!hash_arrays_alloc(hr)) {
         snprintf(err, err_bytes, "hash runner: %s", status_text(ST_NO_MEMORY));
         hash_destroy(&hr->base);
         return ST_NO_MEMORY;
@@ -241,5 +331,7 @@ const struct runner_ops runner_hash_ops = {
     .create = hash_create,
     .measure = hash_measure,
     .destroy = hash_destroy,
-    .step = hash_step,
+    .begin = hash_begin,
+    .finish = hash_finish,
+    .depth = hash_depth,
 };

@@ -66,11 +66,52 @@ const float *runner_logits(struct runner *runner)
     return runner->ops->logits != NULL ? runner->ops->logits(runner) : NULL;
 }
 
+uint32_t runner_depth(const struct runner *runner)
+{
+    return runner->ops->depth != NULL ? runner->ops->depth(runner) : 1;
+}
+
+enum status runner_begin(struct runner *runner, const struct step_plan *plan,
+                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                           uint32_t layer_count),
+                         void *arg)
+{
+    const struct runner_ops *ops = runner->ops;
+    uint32_t depth = plan->report_layers ? 1 : runner_depth(runner);
+    enum status st = ST_INVALID;
+    if (runner->n_begun >= depth)
+        return st;
+    if (ops->begin != NULL) {
+        st = ops->begin(runner, plan, on_layers, arg);
+    } else {
+        runner->done = (struct step_result){.step_id = plan->step_id, .status = ST_INVALID};
+        st = ops->step(runner, plan, on_layers, arg, &runner->done);
+    }
+    if (st == ST_OK)
+        runner->n_begun++;
+    return st;
+}
+
+enum status runner_finish(struct runner *runner, struct step_result *out)
+{
+    *out = (struct step_result){.status = ST_INVALID};
+    if (runner->n_begun == 0)
+        return ST_INVALID;
+    runner->n_begun--;
+    if (runner->ops->finish != NULL)
+        return runner->ops->finish(runner, out);
+    *out = runner->done;
+    return (enum status)out->status;
+}
+
 enum status runner_step(struct runner *runner, const struct step_plan *plan,
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out)
 {
     *out = (struct step_result){.step_id = plan->step_id, .status = ST_INVALID};
-    return runner->ops->step(runner, plan, on_layers, arg, out);
+    if (runner->n_begun > 0)
+        return ST_INVALID;
+    enum status st = runner_begin(runner, plan, on_layers, arg);
+    return st == ST_OK ? runner_finish(runner, out) : st;
 }

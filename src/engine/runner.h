@@ -1,8 +1,8 @@
 /* A runner computes steps: `transformer` runs the model, `hash` replaces it by a function of all KV
  * contents that a client can compute too (hash_expect.h). It keeps no sequence state: all of it is
- * in the plan and in the blocks. Threads: runner_create, runner_step and runner_destroy on the
- * engine thread; the info functions anywhere after create; runner_set_pool before the first step.
- */
+ * in the plan and in the blocks. Threads: runner_create, runner_begin, runner_finish, runner_step
+ * and runner_destroy on the engine thread; the info functions anywhere after create;
+ * runner_set_pool before the first step. */
 #ifndef ENGINE_RUNNER_H
 #define ENGINE_RUNNER_H
 
@@ -21,6 +21,7 @@ enum load_dtype { LOAD_DTYPE_AUTO, LOAD_DTYPE_BF16, LOAD_DTYPE_F32 };
 struct runner_opts {
     enum runner_kind kind;
     const char *model_path; /* HF directory; the hash runner may have none (NULL or "") */
+    const char *cache_dir;  /* see device_ops.gemm_prepare; read during create only */
     enum load_format load_format;
     enum load_dtype dtype;
     enum device_kind device; /* the transformer's; the hash runner computes on the CPU */
@@ -72,17 +73,33 @@ enum status runner_alloc_pool(struct runner *runner, uint64_t bytes, void **out_
 /* The KV blocks: block_count * geometry.block_bytes at base, owned by the caller. May run steps of
  * padding, to record them. */
 enum status runner_set_pool(struct runner *runner, void *base, uint32_t block_count);
-/* Runs a plan to its end. on_layers is called on this thread whenever a layer group of all items
- * has been written, if plan->report_layers. Fills *out (arrays live until the next step).
- * ST_INVALID: the plan breaks a bound (block out of range, too many tokens); nothing was computed.
- */
+/* How many steps may be begun and not finished, 1 or 2. Any thread. */
+uint32_t runner_depth(const struct runner *runner);
+/* Hands a plan to the device, behind those begun before; may return before it is done. `plan` and
+ * all that it points to are the caller's again on return. on_layers is called on this thread, in
+ * here or in runner_finish, whenever a layer group of all items has been written, if
+ * plan->report_layers; such a step is begun alone.
+ * Not ST_OK: the step was not begun and no runner_finish is owed for it. ST_INVALID: the plan
+ * breaks a bound (block out of range, too many tokens, after_item of an item that does not sample,
+ * or the plan before was another), or runner_depth steps are begun; nothing was computed. */
+enum status runner_begin(struct runner *runner, const struct step_plan *plan,
+                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                           uint32_t layer_count),
+                         void *arg);
+/* Waits for the oldest step begun and fills *out. Its arrays live until the next runner_finish, or
+ * until the runner_begin of the step that is runner_depth behind it if that is earlier. Returns
+ * out->status. A failed step makes what was begun behind it undefined too, which is still to be
+ * finished. ST_INVALID: none is begun. */
+enum status runner_finish(struct runner *runner, struct step_result *out);
+/* Both, with none begun before. */
 enum status runner_step(struct runner *runner, const struct step_plan *plan,
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out);
 
-/* Logits of the rows that the last step sampled, [n_tokens of its result, vocab_size] f32 in plan
- * order, valid until the next step; NULL for the hash runner. Engine thread. */
+/* Logits of the rows that the last step sampled, finished with none begun behind it:
+ * [n_tokens of its result, vocab_size] f32 in plan order, valid until the next step; NULL for the
+ * hash runner. Engine thread. */
 const float *runner_logits(struct runner *runner);
 
 /* Seconds that the device itself took for the last step, when it could be recorded and replayed; 0
@@ -97,10 +114,17 @@ struct runner_ops {
     enum status (*measure)(const struct runner_opts *opts, struct runner_size *out_size, char *err,
                            size_t err_bytes);
     void (*destroy)(struct runner *runner);
+    /* `step`, or `begin`, `finish` and `depth`. */
     enum status (*step)(struct runner *runner, const struct step_plan *plan,
                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                           uint32_t layer_count),
                         void *arg, struct step_result *out);
+    enum status (*begin)(struct runner *runner, const struct step_plan *plan,
+                         void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
+                                           uint32_t layer_count),
+                         void *arg);
+    enum status (*finish)(struct runner *runner, struct step_result *out);
+    uint32_t (*depth)(const struct runner *runner);
     const float *(*logits)(struct runner *runner);   /* optional */
     double (*replay_seconds)(struct runner *runner); /* optional */
     enum status (*alloc_pool)(struct runner *runner, uint64_t bytes,
@@ -115,6 +139,8 @@ struct runner {
     struct runner_info info;
     uint8_t *pool;
     uint32_t block_count;
+    uint32_t n_begun;        /* steps begun and not finished */
+    struct step_result done; /* of the one begun, when ops has `step` only */
 };
 
 extern const struct runner_ops runner_transformer_ops, runner_hash_ops;

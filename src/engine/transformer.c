@@ -18,236 +18,6 @@
 #define GEOMETRY_KIND_TRANSFORMER 0x74726e66u
 #define TOKENIZER_BYTES_MAX       (128u << 20)
 
-/* ---- step ---- */
-
-static bool plan_fits(const struct transformer *t, const struct step_plan *plan)
-{
-    const struct runner *r = &t->base;
-    if (r->pool == NULL || plan->n_items > t->max_seqs || plan->n_tokens > t->max_tokens)
-        return false;
-    uint32_t n_tokens = 0;
-    for (uint32_t i = 0; i < plan->n_items; i++) {
-        const struct step_item *item = &plan->items[i];
-        uint64_t end = (uint64_t)item->position + item->n_tokens;
-        if (item->n_tokens == 0 || item->n_blocks > t->table_stride ||
-            item->n_tokens > plan->n_tokens - n_tokens || item->n_banned > STEP_BANNED_MAX ||
-            end > (uint64_t)item->n_blocks * r->geometry.block_tokens)
-            return false;
-        for (uint32_t b = 0; b < item->n_blocks; b++)
-            if (item->blocks[b] >= r->block_count)
-                return false;
-        for (uint32_t k = 0; k < item->n_tokens; k++)
-            if (item->tokens[k] >= t->desc.n_vocab)
-                return false;
-        n_tokens += item->n_tokens;
-    }
-    return n_tokens == plan->n_tokens;
-}
-
-/* Fills the host's input. Items that sample get their rows in plan order. */
-static uint32_t input_fill(struct transformer *t, const struct step_plan *plan)
-{
-    struct step_input *in = &t->in;
-    uint32_t row = 0, n_sampled = 0;
-    for (uint32_t i = 0; i < plan->n_items; i++) {
-        const struct step_item *item = &plan->items[i];
-        memcpy(in->table + (size_t)i * t->table_stride, item->blocks,
-               item->n_blocks * sizeof(uint32_t));
-        in->row_first[i] = row;
-        in->kv_tokens[i] = item->position + item->n_tokens;
-        for (uint32_t k = 0; k < item->n_tokens; k++, row++) {
-            in->ids[row] = item->tokens[k];
-            in->pos[row] = item->position + k;
-            in->seq[row] = i;
-        }
-        if (!item->sample)
-            continue;
-        in->last_rows[n_sampled] = row - 1;
-        t->item_ids[n_sampled] = item->item_id;
-        size_t banned = (size_t)n_sampled * STEP_BANNED_MAX;
-        memcpy(in->banned + banned, item->banned, item->n_banned * sizeof(uint32_t));
-        in->sample_rows[n_sampled++] = (struct sample_row){
-            .temperature = item->temperature,
-            .top_p = item->top_p,
-            .min_p = item->min_p,
-            .top_k = item->top_k,
-            .uniform = philox_uniform(item->seed, item->choice, item->output_position),
-            .n_banned = item->n_banned,
-            .banned = t->in_dev.banned + banned};
-    }
-    in->row_first[plan->n_items] = row;
-    return n_sampled;
-}
-
-static enum status input_upload(struct transformer *t, uint32_t n_items)
-{
-    const char *from = (const char *)t->in.sample_rows;
-    const char *end = (const char *)(t->in.table + (size_t)n_items * t->table_stride);
-    if (t->in_dev.sample_rows == t->in.sample_rows)
-        return ST_OK;
-    return t->dev->ops->copy_in(t->dev, t->in_dev.sample_rows, from, (size_t)(end - from));
-}
-
-static struct ops_rows rows_of(const struct transformer *t, uint32_t n_rows, uint32_t n_seqs,
-                               uint32_t rows_max)
-{
-    return (struct ops_rows){.n_rows = n_rows,
-                             .seq = t->in_dev.seq,
-                             .pos = t->in_dev.pos,
-                             .block_table = t->in_dev.table,
-                             .table_stride = t->table_stride,
-                             .n_seqs = n_seqs,
-                             .rows_max = rows_max,
-                             .row_first = t->in_dev.row_first,
-                             .kv_tokens = t->in_dev.kv_tokens};
-}
-
-static uint32_t longest_item(const struct step_plan *plan)
-{
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < plan->n_items; i++)
-        most = plan->items[i].n_tokens > most ? plan->items[i].n_tokens : most;
-    return most;
-}
-
-struct layers_report {
-    struct transformer *t;
-    uint64_t step_id;
-    void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first, uint32_t layer_count);
-    void *arg;
-};
-
-static enum status layers_report(void *arg, uint32_t first, uint32_t count)
-{
-    const struct layers_report *r = arg;
-    enum status st = r->t->dev->ops->sync(r->t->dev);
-    if (st == ST_OK)
-        r->on_layers(r->arg, r->step_id, first, count);
-    return st;
-}
-
-/* Rows of the record that decodes n sequences: enough of them that little is wasted, few enough
- * that all can be kept. The host replays nothing and has no padding. */
-static uint32_t decode_rows(const struct transformer *t, uint32_t n)
-{
-    uint32_t most = t->max_seqs < t->max_tokens ? t->max_seqs : t->max_tokens;
-    uint32_t step = n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : n <= 64 ? 8 : n <= 128 ? 16 : 32;
-    uint32_t rows = (n + step - 1) / step * step;
-    if (t->dev->ops->is_host)
-        return n;
-    return rows < most ? rows : most;
-}
-
-static bool is_decode_only(const struct step_plan *plan)
-{
-    for (uint32_t i = 0; i < plan->n_items; i++)
-        if (plan->items[i].n_tokens != 1 || !plan->items[i].sample)
-            return false;
-    return plan->n_items > 0 && !plan->report_layers;
-}
-
-/* Rows that compute nothing anybody reads, up to the size of a graph. */
-static void input_pad(struct transformer *t, uint32_t n, uint32_t n_padded)
-{
-    struct step_input *in = &t->in;
-    for (uint32_t i = n; i < n_padded; i++) {
-        in->ids[i] = 0;
-        in->pos[i] = OPS_NO_POSITION;
-        in->seq[i] = i;
-        in->last_rows[i] = i;
-        in->row_first[i + 1] = i + 1;
-        in->kv_tokens[i] = 0;
-        in->sample_rows[i] = (struct sample_row){.temperature = 0.0f};
-    }
-    in->row_first[0] = 0;
-}
-
-static enum status step_body(struct transformer *t, const struct forward *step, uint32_t n_items)
-{
-    enum status st = input_upload(t, n_items);
-    if (st == ST_OK)
-        st = transformer_forward(t, step);
-    if (st == ST_OK && step->n_sampled > 0)
-        st = t->dev->ops->copy_out(t->dev, t->tokens, t->tokens_dev,
-                                   step->n_sampled * sizeof(uint32_t));
-    return st;
-}
-
-struct decode_body {
-    struct transformer *t;
-    uint32_t n;
-};
-
-static enum status decode_body(void *arg)
-{
-    const struct decode_body *body = arg;
-    struct transformer *t = body->t;
-    struct forward step = {.rows = rows_of(t, body->n, body->n, 1), .n_sampled = body->n};
-    return step_body(t, &step, body->n);
-}
-
-/* n sequences of one token each: the same work every time, so a device may replay it. */
-static enum status decode_run(struct transformer *t, uint32_t n)
-{
-    struct decode_body body = {t, decode_rows(t, n)};
-    input_pad(t, n, body.n);
-    return t->dev->ops->replay(t->dev, body.n, decode_body, &body);
-}
-
-/* Records what decoding will replay, largest first. Padding reads and writes no KV. */
-static enum status decode_prepare(struct runner *r)
-{
-    struct transformer *t = (struct transformer *)r;
-    enum status st = ST_OK;
-    uint32_t most = t->max_seqs < t->max_tokens ? t->max_seqs : t->max_tokens, last = 0;
-    for (uint32_t n = most; n > 0 && st == ST_OK && !t->dev->ops->is_host; n--) {
-        for (uint32_t i = 0; i < 2 && decode_rows(t, n) != last && st == ST_OK; i++) {
-            input_pad(t, 0, n);
-            st = decode_run(t, n);
-            if (st == ST_OK)
-                st = t->dev->ops->sync(t->dev);
-        }
-        last = decode_rows(t, n);
-    }
-    return st;
-}
-
-static enum status tokens_check(const struct transformer *t, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (t->tokens[i] == OPS_NO_TOKEN)
-            return ST_INTERNAL; /* no finite logit: the weights or the KV are broken */
-    return ST_OK;
-}
-
-static enum status transformer_step(struct runner *r, const struct step_plan *plan,
-                                    void (*on_layers)(void *arg, uint64_t step_id,
-                                                      uint32_t layer_first, uint32_t layer_count),
-                                    void *arg, struct step_result *out)
-{
-    struct transformer *t = (struct transformer *)r;
-    if (!plan_fits(t, plan))
-        return ST_INVALID;
-    struct layers_report report = {t, plan->step_id, on_layers, arg};
-    struct forward step = {.rows = rows_of(t, plan->n_tokens, plan->n_items, longest_item(plan)),
-                           .n_sampled = input_fill(t, plan),
-                           .layers_done = plan->report_layers ? layers_report : NULL,
-                           .arg = &report};
-    enum status st =
-        is_decode_only(plan) ? decode_run(t, plan->n_items) : step_body(t, &step, plan->n_items);
-    if (st == ST_OK)
-        st = t->dev->ops->sync(t->dev);
-    if (st == ST_OK)
-        st = tokens_check(t, step.n_sampled);
-    t->n_logits = st == ST_OK ? step.n_sampled : 0;
-    *out = (struct step_result){.step_id = plan->step_id,
-                                .status = st,
-                                .n_tokens = t->n_logits,
-                                .item_ids = t->item_ids,
-                                .tokens = t->tokens};
-    return st;
-}
-
 /* ---- create ---- */
 
 static void transformer_destroy(struct runner *r)
@@ -259,12 +29,14 @@ static void transformer_destroy(struct runner *r)
         model_weights_deinit(&t->weights);
     device_close(t->dev);
     free(t->logits_host);
-    free(t->item_ids);
+    for (uint32_t i = 0; i < 2; i++)
+        free(t->turns[i].item_ids);
+    free(t->sampled_of);
+    free(t->done);
     free(t);
 }
 
-static enum status scratch_alloc(struct transformer *t, enum device_mem mem, uint64_t bytes,
-                                 void *out)
+enum status transformer_alloc(struct transformer *t, enum device_mem mem, uint64_t bytes, void *out)
 {
     void *at = NULL;
     enum status st = t->dev->ops->alloc(t->dev, mem, bytes, &at);
@@ -272,50 +44,6 @@ static enum status scratch_alloc(struct transformer *t, enum device_mem mem, uin
         return st;
     t->scratch[t->n_scratch++] = at;
     memcpy(out, &at, sizeof(at));
-    return ST_OK;
-}
-
-/* Places the arrays of an input at base; returns the bytes they take. */
-static size_t input_place(const struct transformer *t, char *base, struct step_input *out)
-{
-    const uint64_t seqs = t->max_seqs, rows = t->max_tokens;
-    const struct {
-        uint64_t bytes;
-        void *out;
-    } arrays[] = {
-        {seqs * sizeof(struct sample_row), &out->sample_rows},
-        {rows * 4, &out->ids},
-        {rows * 4, &out->pos},
-        {rows * 4, &out->seq},
-        {seqs * 4, &out->last_rows},
-        {(seqs + 1) * 4, &out->row_first},
-        {seqs * 4, &out->kv_tokens},
-        {seqs * STEP_BANNED_MAX * 4, &out->banned},
-        {seqs * t->table_stride * 4, &out->table},
-    };
-    size_t at = 0;
-    for (size_t i = 0; i < sizeof(arrays) / sizeof(arrays[0]); i++) {
-        char *place = base + at;
-        memcpy(arrays[i].out, &place, sizeof(place));
-        at += (arrays[i].bytes + 63) & ~(size_t)63;
-    }
-    return at;
-}
-
-static enum status input_make(struct transformer *t)
-{
-    struct step_input unplaced;
-    char *host = NULL, *dev = NULL;
-    size_t bytes = input_place(t, NULL, &unplaced);
-    enum status st = scratch_alloc(t, DEVICE_MEM_HOST, bytes, &host);
-    if (st == ST_OK && t->dev->ops->is_host)
-        dev = host;
-    else if (st == ST_OK)
-        st = scratch_alloc(t, DEVICE_MEM_ACTIVATION, bytes, &dev);
-    if (st != ST_OK)
-        return st;
-    input_place(t, host, &t->in);
-    input_place(t, dev, &t->in_dev);
     return ST_OK;
 }
 
@@ -337,21 +65,21 @@ static enum status scratch_make(struct transformer *t)
         {seqs * d->n_vocab * 4, &t->logits},
         {seqs * 4, &t->tokens_dev},
         {d->head_dim / 2 * sizeof(float), &t->inv_freq},
+        {(uint64_t)t->fused_rows * (d->hidden / 16) * sizeof(float), &t->sums},
+        {t->fused_rows > 0 ? seqs * d->head_dim * sizeof(float) : 0, &t->cos_sin},
     };
     enum status st = ST_OK;
     for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays) && st == ST_OK; i++)
-        st = scratch_alloc(t, DEVICE_MEM_ACTIVATION, arrays[i].bytes, arrays[i].out);
+        if (arrays[i].bytes > 0)
+            st = transformer_alloc(t, DEVICE_MEM_ACTIVATION, arrays[i].bytes, arrays[i].out);
     if (st == ST_OK)
-        st = scratch_alloc(t, DEVICE_MEM_HOST, seqs * sizeof(uint32_t), &t->tokens);
-    if (st == ST_OK)
-        st = input_make(t);
+        st = transformer_input_make(t);
     if (st == ST_OK)
         st =
             t->dev->ops->copy_in(t->dev, t->inv_freq, d->inv_freq, d->head_dim / 2 * sizeof(float));
     if (st == ST_OK)
         st = t->dev->ops->sync(t->dev);
-    t->item_ids = calloc(t->max_seqs, sizeof(uint32_t));
-    return st == ST_OK && t->item_ids == NULL ? ST_NO_MEMORY : st;
+    return st;
 }
 
 static enum ops_dtype dtype_choose(const struct runner_opts *opts, const struct model_desc *d)
@@ -385,11 +113,12 @@ static enum status tokenizer_identify(const char *dir, struct hash128 *out, stru
 /* model_hash: identity of all that decides a token: mathematics, weights, number format. */
 static void info_fill(struct transformer *t, const uint8_t weights_id[32])
 {
-    uint8_t parts[65], digest[32];
+    uint8_t parts[66], digest[32];
     struct runner_info *info = &t->base.info;
     model_desc_hash(&t->desc, parts);
     memcpy(parts + 32, weights_id, 32);
     parts[64] = (uint8_t)t->weights.dtype;
+    parts[65] = (uint8_t)t->weights.matrix_dtype; /* fp8 is not computed as its bf16 values are */
     hash_sha256(parts, sizeof(parts), digest);
     memcpy(info->model_hash.bytes, digest, sizeof(info->model_hash.bytes));
     info->vocab_size = t->desc.n_vocab;
@@ -444,13 +173,24 @@ static enum status transformer_describe(struct transformer *t, const struct runn
         st = tokenizer_identify(opts->model_path, &t->base.info.tokenizer_hash, err);
     if (st != ST_OK)
         return st;
+    const struct device_ops *ops = device_ops_get(opts->device);
     *out_load = (struct model_load_opts){.dir = opts->model_path,
                                          .dummy = opts->load_format == LOAD_DUMMY,
                                          .seed = opts->seed,
                                          .dtype = dtype_choose(opts, &t->desc),
+                                         .keep_fp8 = opts->dtype == LOAD_DTYPE_AUTO &&
+                                                     ops != NULL && ops->has_fp8,
                                          .on_progress = opts->on_progress,
                                          .progress_arg = opts->progress_arg};
     return sizes_set(t, opts, out_load->dtype, err);
+}
+
+/* Rows up to which decode steps run with fused gemms. */
+static uint32_t fused_rows_of(const struct transformer *t)
+{
+    const struct model_desc *d = &t->desc;
+    bool fits = d->hidden % 16 == 0 && d->intermediate % 16 == 0 && d->n_heads <= DEVICE_HEADS_MAX;
+    return fits ? t->dev->ops->fused_rows_max(t->weights.dtype) : 0;
 }
 
 static enum status device_open_named(enum device_kind kind, const struct device_opts *opts,
@@ -489,7 +229,10 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
     if (st != ST_OK)
         return st;
     info_fill(t, weights_id);
+    t->fused_rows = fused_rows_of(t);
     st = scratch_make(t);
+    if (st == ST_OK)
+        st = transformer_gemms_prepare(t, opts->cache_dir);
     return st == ST_OK
                ? ST_OK
                : text_error_set(
@@ -561,7 +304,12 @@ static enum status transformer_alloc_pool(struct runner *r, uint64_t bytes, void
     struct transformer *t = (struct transformer *)r;
     if (t->dev->ops->is_host)
         return ST_UNSUPPORTED;
-    return scratch_alloc(t, DEVICE_MEM_POOL, bytes, out_base);
+    return transformer_alloc(t, DEVICE_MEM_POOL, bytes, out_base);
+}
+
+static uint32_t transformer_depth(const struct runner *r)
+{
+    return ((const struct transformer *)r)->dev->ops->is_host ? 1 : 2;
 }
 
 const struct runner_ops runner_transformer_ops = {
@@ -569,9 +317,11 @@ const struct runner_ops runner_transformer_ops = {
     .create = transformer_create,
     .measure = transformer_measure,
     .destroy = transformer_destroy,
-    .step = transformer_step,
+    .begin = transformer_begin,
+    .finish = transformer_finish,
+    .depth = transformer_depth,
     .logits = transformer_logits,
     .replay_seconds = transformer_replay_seconds,
     .alloc_pool = transformer_alloc_pool,
-    .prepare = decode_prepare,
+    .prepare = transformer_prepare,
 };

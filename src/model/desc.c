@@ -42,7 +42,6 @@ struct refused_field {
     double neutral;
 };
 static const struct refused_field refused_fields[] = {
-    {"quantization_config", NAN},
     {"compression_config", NAN},
     {"auto_map", NAN}, /* the model brings code of its own */
     {"partial_rotary_factor", 1.0},
@@ -377,6 +376,7 @@ static void read_config(struct desc_reader *r, const cJSON *root, struct model_d
     read_switches(r, root, family, desc);
     read_window(r, root, family, desc);
     desc_read_rope(r, root, desc);
+    desc_read_quantization(r, root, desc);
     /* Some files state a bos id although their tokenizer has none; only a usable one is kept. */
     int64_t bos;
     desc->bos = json_as_i64(json_get(root, "bos_token_id"), 0, (int64_t)desc->n_vocab - 1, &bos)
@@ -448,7 +448,7 @@ void model_desc_hash(const struct model_desc *desc, uint8_t out[32])
 {
     struct {
         uint32_t shape[8], switches[6], bits[3 + OPS_HEAD_DIM_MAX / 2];
-        uint8_t layer_window[MODEL_LAYERS_MAX];
+        uint8_t layers[MODEL_LAYERS_MAX]; /* window, plain matrices */
     } image;
     memset(&image, 0, sizeof image);
     const uint32_t shape[8] = {desc->n_layers,   desc->hidden,   desc->intermediate, desc->n_heads,
@@ -459,7 +459,9 @@ void model_desc_hash(const struct model_desc *desc, uint8_t out[32])
     memcpy(image.switches, switches, sizeof switches);
     memcpy(&image.bits[0], &desc->norm_eps, 4);
     memcpy(&image.bits[1], &desc->rope_attn_scale, 4);
+    image.bits[2] = desc->weight_scaling;
     memcpy(&image.bits[3], desc->inv_freq, desc->head_dim / 2 * sizeof(float));
-    memcpy(image.layer_window, desc->layer_window, sizeof image.layer_window);
+    for (uint32_t i = 0; i < MODEL_LAYERS_MAX; i++)
+        image.layers[i] = (uint8_t)(desc->layer_window[i] | desc->layer_plain[i] << 1);
     hash_sha256(&image, sizeof image, out);
 }

@@ -27,6 +27,17 @@ enum model_rope {
 /* Number format of the weight files as config.json states it. */
 enum model_dtype { MODEL_DTYPE_UNKNOWN = 0, MODEL_DTYPE_F32, MODEL_DTYPE_BF16, MODEL_DTYPE_F16 };
 
+/* Scales of the projections' weights in the files; weights are fp8 (e4m3) with any but NONE. */
+enum model_scaling {
+    MODEL_SCALE_NONE = 0,
+    MODEL_SCALE_TENSOR, /* one */
+    MODEL_SCALE_ROW,    /* [n] of w[n, k] */
+    MODEL_SCALE_BLOCK,  /* [ceil(n / 128), ceil(k / 128)] */
+};
+
+/* The matrices of a layer, as they are multiplied. */
+enum model_matrix { MODEL_QKV = 0, MODEL_O, MODEL_GATE_UP, MODEL_DOWN, MODEL_MATRICES };
+
 struct model_desc {
     const char *family; /* "llama", "qwen2", "qwen3", "mistral"; static */
     uint32_t n_layers;
@@ -48,6 +59,10 @@ struct model_desc {
     float rope_attn_scale;                /* multiplies cos and sin; 1 but for YaRN */
     float inv_freq[OPS_HEAD_DIM_MAX / 2]; /* [head_dim / 2], scaling applied */
     enum model_dtype dtype;
+    enum model_scaling weight_scaling;
+    /* bit 1 << enum model_matrix: config.json names that matrix of the layer, or a part of it, as
+     * not quantised. A hint for dummy weights: otherwise the tensors tell. */
+    uint8_t layer_plain[MODEL_LAYERS_MAX];
     uint32_t bos; /* MODEL_NO_TOKEN: none */
     uint32_t n_eos;
     uint32_t eos[MODEL_EOS_MAX]; /* of config.json and generation_config.json, each once */

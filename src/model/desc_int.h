@@ -28,5 +28,7 @@ const char *desc_read_string(struct desc_reader *r, const cJSON *object, const c
 
 /* Fills rope, rope_theta, rope_attn_scale, inv_freq and, for YaRN, a longer max_positions. */
 void desc_read_rope(struct desc_reader *r, const cJSON *config, struct model_desc *desc);
+/* Fills weight_scaling and layer_plain; needs n_layers. */
+void desc_read_quantization(struct desc_reader *r, const cJSON *config, struct model_desc *desc);
 
 #endif

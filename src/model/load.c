@@ -1,31 +1,15 @@
-#include "model/load.h"
+#include "model/load_int.h"
 
 #include "base/hash.h"
-#include "model/safetensors.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DUMMY_CHUNK_BYTES (8u << 20)
-#define ALLOCS_PER_LAYER  12u
+#define ALLOCS_PER_LAYER 16u
 
-struct loader {
-    const struct model_desc *desc;
-    const struct model_load_opts *opts;
-    struct model_weights *weights; /* weights->dev NULL: only check, allocate and write nothing */
-    uint64_t alloc_bytes;
-    struct safetensors *set; /* NULL when dummy */
-    void *chunk;             /* dummy: rows before packing, memory of the device */
-    uint8_t *used;           /* [tensors of set] 1: it is part of the model */
-    uint64_t done, total;    /* parameters */
-    uint32_t permille;
-    uint64_t tensor_seed;
-    struct text_error err;
-};
-
-static void *loader_alloc(struct loader *l, size_t bytes)
+void *loader_alloc(struct loader *l, size_t bytes)
 {
     struct model_weights *w = l->weights;
     void *at = NULL;
@@ -39,12 +23,22 @@ static void *loader_alloc(struct loader *l, size_t bytes)
     return at;
 }
 
-static bool alloc_failed(const struct loader *l, const void *at)
+bool loader_alloc_failed(const struct loader *l, const void *at)
 {
     return at == NULL && l->weights->dev != NULL;
 }
 
-static void loader_progress(struct loader *l, uint64_t params)
+float *loader_source(struct loader *l, uint64_t n)
+{
+    struct loader_source *source = malloc(sizeof(*source) + n * sizeof(float));
+    if (source == NULL)
+        return NULL;
+    source->next = l->sources;
+    l->sources = source;
+    return source->values;
+}
+
+void loader_progress(struct loader *l, uint64_t params)
 {
     l->done += params;
     uint32_t permille = l->total > 0 ? (uint32_t)(l->done * 1000 / l->total) : 1000;
@@ -55,7 +49,7 @@ static void loader_progress(struct loader *l, uint64_t params)
     l->permille = permille;
 }
 
-static bool dtype_of(enum safetensors_dtype from, enum ops_dtype *out)
+bool loader_dtype(enum safetensors_dtype from, bool with_fp8, enum ops_dtype *out)
 {
     switch (from) {
     case SAFETENSORS_F32:
@@ -67,14 +61,33 @@ static bool dtype_of(enum safetensors_dtype from, enum ops_dtype *out)
     case SAFETENSORS_F16:
         *out = OPS_F16;
         return true;
+    case SAFETENSORS_F8_E4M3:
+        *out = OPS_F8;
+        return with_fp8;
     default:
         return false;
     }
 }
 
+enum status loader_dtype_error(struct loader *l, const struct safetensors_tensor *t)
+{
+    return text_error_set(l->err, ST_UNSUPPORTED, "%s: tensor %s: dtype %s is not supported%s",
+                          l->opts->dir, t->name, safetensors_dtype_name(t->dtype),
+                          t->dtype == SAFETENSORS_F8_E4M3 &&
+                                  l->desc->weight_scaling == MODEL_SCALE_NONE
+                              ? ", for config.json has no quantization_config"
+                              : "");
+}
+
+void loader_mark_used(struct loader *l, const struct safetensors_tensor *t)
+{
+    if (t != NULL)
+        l->used[t - safetensors_at(l->set, 0)] = 1;
+}
+
 /* The tensor of exactly this shape; dims[1] = 0 for a vector. */
-static enum status loader_find(struct loader *l, const char *name, uint64_t rows, uint64_t cols,
-                               const struct safetensors_tensor **out, enum ops_dtype *out_dtype)
+enum status loader_find(struct loader *l, const char *name, uint64_t rows, uint64_t cols,
+                        const struct safetensors_tensor **out)
 {
     const struct safetensors_tensor *t = safetensors_find(l->set, name);
     if (t == NULL)
@@ -86,10 +99,7 @@ static enum status loader_find(struct loader *l, const char *name, uint64_t rows
                               "%s: tensor %s does not have the shape [%llu%s%.0llu] of config.json",
                               l->opts->dir, name, (unsigned long long)rows, cols > 0 ? ", " : "",
                               (unsigned long long)cols);
-    if (!dtype_of(t->dtype, out_dtype))
-        return text_error_set(l->err, ST_UNSUPPORTED, "%s: tensor %s: dtype %s is not supported",
-                              l->opts->dir, name, safetensors_dtype_name(t->dtype));
-    l->used[t - safetensors_at(l->set, 0)] = 1;
+    loader_mark_used(l, t);
     *out = t;
     return ST_OK;
 }
@@ -118,7 +128,7 @@ static enum status check_all_used(struct loader *l)
     return ST_OK;
 }
 
-static enum status no_memory(struct loader *l)
+enum status loader_no_memory(struct loader *l)
 {
     return text_error_set(l->err, ST_NO_MEMORY, "%s: the weights do not fit into memory",
                           l->opts->dir);
@@ -139,7 +149,7 @@ static float half_to_float(uint16_t h)
     return value;
 }
 
-static float element(const uint8_t *data, enum ops_dtype dtype, uint64_t i)
+float loader_element(const uint8_t *data, enum ops_dtype dtype, uint64_t i)
 {
     uint32_t bits;
     uint16_t half;
@@ -157,137 +167,38 @@ static float element(const uint8_t *data, enum ops_dtype dtype, uint64_t i)
 }
 
 /* A vector of n, as f32, to `out`, NULL: only checked. Dummy: `fill` everywhere. */
-static enum status load_vector(struct loader *l, const char *name, float *out, uint32_t n,
-                               float fill)
+enum status loader_vector(struct loader *l, const char *name, float *out, uint32_t n, float fill)
 {
     const struct safetensors_tensor *t = NULL;
     enum ops_dtype dtype = OPS_F32;
-    enum status st = l->opts->dummy ? ST_OK : loader_find(l, name, n, 0, &t, &dtype);
+    enum status st = l->opts->dummy ? ST_OK : loader_find(l, name, n, 0, &t);
+    if (st == ST_OK && t != NULL && !loader_dtype(t->dtype, false, &dtype))
+        st = loader_dtype_error(l, t);
     if (st != ST_OK || out == NULL)
         return st;
-    float *values = malloc(n * sizeof(float));
+    float *values = loader_source(l, n);
     if (values == NULL)
-        return no_memory(l);
+        return loader_no_memory(l);
     for (uint32_t i = 0; i < n; i++)
-        values[i] = t == NULL ? fill : element(t->data, dtype, i);
+        values[i] = t == NULL ? fill : loader_element(t->data, dtype, i);
     struct device *dev = l->weights->dev;
     st = dev->ops->copy_in(dev, out, values, n * sizeof(float));
-    if (st == ST_OK)
-        st = dev->ops->sync(dev); /* values goes */
-    free(values);
     if (st == ST_OK && t != NULL)
         loader_progress(l, n);
-    return st;
-}
-
-static enum status pack_rows(struct loader *l, const void *src, enum ops_dtype src_dtype,
-                             uint32_t n_rows, uint32_t n_first, uint32_t n, uint32_t k, void *dst)
-{
-    struct device *dev = l->weights->dev;
-    struct gemm_pack_args args = {.src = src,
-                                  .src_dtype = src_dtype,
-                                  .src_stride = k,
-                                  .n_rows = n_rows,
-                                  .n_first = n_first,
-                                  .n = n,
-                                  .k = k,
-                                  .dst = dst,
-                                  .dst_dtype = l->weights->dtype};
-    return dev->ops->gemm_pack(dev, &args);
-}
-
-/* Random rows, scaled so that a GEMM keeps the variance of its input. */
-static enum status load_dummy_matrix(struct loader *l, uint32_t n_rows, uint32_t n_first,
-                                     uint32_t n, uint32_t k, void *dst)
-{
-    struct device *dev = l->weights->dev;
-    uint32_t per_chunk = DUMMY_CHUNK_BYTES / 2 / k;
-    l->tensor_seed++;
-    per_chunk = per_chunk > 0 ? per_chunk : 1;
-    for (uint32_t done = 0; done < n_rows;) {
-        uint32_t rows = n_rows - done < per_chunk ? n_rows - done : per_chunk;
-        struct random_fill_args fill = {.dst = l->chunk,
-                                        .dtype = OPS_BF16,
-                                        .n = (uint64_t)rows * k,
-                                        .first = (uint64_t)done * k,
-                                        .seed = hash_combine(l->opts->seed, l->tensor_seed),
-                                        .scale = sqrtf(3.0f / (float)k)};
-        enum status st = dev->ops->random_fill(dev, &fill);
-        if (st == ST_OK)
-            st = pack_rows(l, l->chunk, OPS_BF16, rows, n_first + done, n, k, dst);
-        if (st != ST_OK)
-            return st;
-        done += rows;
-        loader_progress(l, (uint64_t)rows * k);
-    }
-    return ST_OK;
-}
-
-/* Rows [n_first, n_first + n_rows) of the packed matrix dst [n, k]; dst NULL: only checked. */
-static enum status load_matrix(struct loader *l, const char *name, uint32_t n_rows,
-                               uint32_t n_first, uint32_t n, uint32_t k, void *dst)
-{
-    const struct safetensors_tensor *t = NULL;
-    enum ops_dtype dtype = OPS_F32;
-    if (l->opts->dummy)
-        return dst != NULL ? load_dummy_matrix(l, n_rows, n_first, n, k, dst) : ST_OK;
-    enum status st = loader_find(l, name, n_rows, k, &t, &dtype);
-    if (st != ST_OK || dst == NULL)
-        return st;
-    st = pack_rows(l, t->data, dtype, n_rows, n_first, n, k, dst);
-    if (st != ST_OK)
-        return text_error_set(l->err, st, "%s: tensor %s cannot be packed", l->opts->dir, name);
-    loader_progress(l, (uint64_t)n_rows * k);
-    return ST_OK;
-}
-
-/* Parts of one fused matrix: name of the projection, rows. */
-struct part {
-    const char *name;
-    uint32_t rows;
-};
-
-static enum status load_fused(struct loader *l, uint32_t layer, const struct part *parts,
-                              uint32_t n_parts, uint32_t k, bool bias, void **out, float **out_bias)
-{
-    char name[160];
-    uint32_t n = 0, first = 0;
-    enum status st = ST_OK;
-    for (uint32_t i = 0; i < n_parts; i++)
-        n += parts[i].rows;
-    *out = loader_alloc(l, ops_gemm_packed_bytes(l->weights->dtype, n, k));
-    *out_bias = bias ? loader_alloc(l, n * sizeof(float)) : NULL;
-    if (alloc_failed(l, *out) || (bias && alloc_failed(l, *out_bias)))
-        return no_memory(l);
-    for (uint32_t i = 0; i < n_parts && st == ST_OK; i++) {
-        snprintf(name, sizeof(name), "model.layers.%u.%s.weight", layer, parts[i].name);
-        st = load_matrix(l, name, parts[i].rows, first, n, k, *out);
-        snprintf(name, sizeof(name), "model.layers.%u.%s.bias", layer, parts[i].name);
-        if (st == ST_OK && bias)
-            st = load_vector(l, name, *out_bias != NULL ? *out_bias + first : NULL, parts[i].rows,
-                             0.0f);
-        first += parts[i].rows;
-    }
     return st;
 }
 
 static enum status load_norm(struct loader *l, const char *name, uint32_t n, float **out)
 {
     *out = loader_alloc(l, n * sizeof(float));
-    return alloc_failed(l, *out) ? no_memory(l) : load_vector(l, name, *out, n, 1.0f);
+    return loader_alloc_failed(l, *out) ? loader_no_memory(l)
+                                        : loader_vector(l, name, *out, n, 1.0f);
 }
 
-static enum status load_layer(struct loader *l, uint32_t i)
+static enum status load_layer_norms(struct loader *l, uint32_t i)
 {
     const struct model_desc *d = l->desc;
     struct model_layer *w = &l->weights->layers[i];
-    const uint32_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
-    const struct part qkv[] = {
-        {"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}};
-    const struct part o[] = {{"self_attn.o_proj", d->hidden}};
-    const struct part gate_up[] = {{"mlp.gate_proj", d->intermediate},
-                                   {"mlp.up_proj", d->intermediate}};
-    const struct part down[] = {{"mlp.down_proj", d->hidden}};
     const struct {
         const char *name;
         uint32_t n;
@@ -306,36 +217,87 @@ static enum status load_layer(struct loader *l, uint32_t i)
         if (norms[k].wanted)
             st = load_norm(l, name, norms[k].n, norms[k].out);
     }
-    if (st == ST_OK)
-        st = load_fused(l, i, qkv, 3, d->hidden, d->qkv_bias, &w->qkv, &w->qkv_bias);
-    if (st == ST_OK)
-        st = load_fused(l, i, o, 1, q, d->o_bias, &w->o, &w->o_bias);
-    if (st == ST_OK)
-        st = load_fused(l, i, gate_up, 2, d->hidden, d->mlp_bias, &w->gate_up, &w->gate_up_bias);
-    if (st == ST_OK)
-        st = load_fused(l, i, down, 1, d->intermediate, d->mlp_bias, &w->down, &w->down_bias);
     return st;
 }
 
-static enum status load_table(struct loader *l, const char *name, void **out)
+static enum status load_layer(struct loader *l, uint32_t i)
 {
     const struct model_desc *d = l->desc;
-    *out = loader_alloc(l, ops_gemm_packed_bytes(l->weights->dtype, d->n_vocab, d->hidden));
-    return alloc_failed(l, *out) ? no_memory(l)
-                                 : load_matrix(l, name, d->n_vocab, 0, d->n_vocab, d->hidden, *out);
+    struct model_layer *w = &l->weights->layers[i];
+    const uint32_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
+    const struct matrix_part qkv[] = {
+        {"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}};
+    const struct matrix_part o[] = {{"self_attn.o_proj", d->hidden}};
+    const struct matrix_part gate_up[] = {{"mlp.gate_proj", d->intermediate},
+                                          {"mlp.up_proj", d->intermediate}};
+    const struct matrix_part down[] = {{"mlp.down_proj", d->hidden}};
+    char prefix[32];
+    snprintf(prefix, sizeof(prefix), "model.layers.%u.", i);
+    struct matrix_load matrices[MODEL_MATRICES] = {
+        [MODEL_QKV] = {.parts = qkv,
+                       .n_parts = 3,
+                       .k = d->hidden,
+                       .has_bias = d->qkv_bias,
+                       .w = &w->qkv,
+                       .w_bias = &w->qkv_bias,
+                       .w_scale = &w->qkv_scale},
+        [MODEL_O] = {.parts = o,
+                     .n_parts = 1,
+                     .k = q,
+                     .has_bias = d->o_bias,
+                     .w = &w->o,
+                     .w_bias = &w->o_bias,
+                     .w_scale = &w->o_scale},
+        [MODEL_GATE_UP] = {.parts = gate_up,
+                           .n_parts = 2,
+                           .k = d->hidden,
+                           .has_bias = d->mlp_bias,
+                           .w = &w->gate_up,
+                           .w_bias = &w->gate_up_bias,
+                           .w_scale = &w->gate_up_scale},
+        [MODEL_DOWN] = {.parts = down,
+                        .n_parts = 1,
+                        .k = d->intermediate,
+                        .has_bias = d->mlp_bias,
+                        .w = &w->down,
+                        .w_bias = &w->down_bias,
+                        .w_scale = &w->down_scale},
+    };
+    enum status st = load_layer_norms(l, i);
+    for (uint32_t k = 0; k < MODEL_MATRICES && st == ST_OK; k++) {
+        matrices[k].prefix = prefix;
+        matrices[k].with_fp8 = true;
+        matrices[k].is_plain_dummy = (d->layer_plain[i] >> k & 1) != 0;
+        st = loader_matrix(l, &matrices[k]);
+    }
+    return st;
+}
+
+static enum status load_table(struct loader *l, const char *prefix, const char *name, bool with_fp8,
+                              void **out)
+{
+    const struct matrix_part table = {name, l->desc->n_vocab};
+    struct matrix_load f = {.prefix = prefix,
+                            .parts = &table,
+                            .n_parts = 1,
+                            .k = l->desc->hidden,
+                            .with_fp8 = with_fp8,
+                            .is_plain_dummy = true,
+                            .w = out};
+    return loader_matrix(l, &f);
 }
 
 static enum status load_all(struct loader *l)
 {
     struct model_weights *w = l->weights;
-    enum status st = load_table(l, "model.embed_tokens.weight", &w->embed);
+    enum status st = load_table(l, "model.", "embed_tokens", false, &w->embed);
     for (uint32_t i = 0; i < w->n_layers && st == ST_OK; i++)
         st = load_layer(l, i);
     if (st == ST_OK)
         st = load_norm(l, "model.norm.weight", l->desc->hidden, &w->final_norm);
     w->head = w->embed;
     if (st == ST_OK && !l->desc->tied_embeddings)
-        st = load_table(l, "lm_head.weight", &w->head);
+        st = load_table(l, "", "lm_head", true, &w->head);
     return st;
 }
 
@@ -353,51 +315,78 @@ static enum status load_set(struct loader *l)
     enum status st = ST_OK;
     l->weights->layers = calloc(l->desc->n_layers, sizeof(*l->weights->layers));
     if (l->weights->layers == NULL)
-        return no_memory(l);
+        return loader_no_memory(l);
     if (!l->opts->dummy)
         st = safetensors_open_dir(l->opts->dir, &l->set, l->err);
     if (st == ST_OK && l->set != NULL) {
         l->used = calloc((size_t)safetensors_count(l->set) + 1, 1);
-        st = l->used != NULL ? ST_OK : no_memory(l);
+        st = l->used != NULL ? ST_OK : loader_no_memory(l);
     }
     if (st == ST_OK)
         st = load_all(l);
     return st == ST_OK ? check_all_used(l) : st;
 }
 
-static void loader_deinit(struct loader *l)
+/* Waits for the device; answers how that went. */
+static enum status loader_deinit(struct loader *l)
 {
+    struct device *dev = l->weights->dev;
+    enum status st = dev != NULL ? dev->ops->sync(dev) : ST_OK;
+    if (dev != NULL && dev->ops->load_end != NULL)
+        dev->ops->load_end(dev);
+    for (struct loader_source *next; l->sources != NULL; l->sources = next) {
+        next = l->sources->next;
+        free(l->sources);
+    }
     safetensors_close(l->set);
     free(l->used);
     if (l->chunk != NULL)
-        l->weights->dev->ops->free(l->weights->dev, l->chunk);
+        dev->ops->free(dev, l->chunk);
+    return st;
+}
+
+/* fp8 stays fp8 where the device multiplies it; activations are bf16 then. */
+static bool is_fp8_kept(const struct model_desc *desc, const struct model_load_opts *opts)
+{
+    return desc->weight_scaling != MODEL_SCALE_NONE && opts->keep_fp8 && opts->dtype == OPS_BF16 &&
+           desc->hidden % 16 == 0 && desc->intermediate % 16 == 0;
+}
+
+static struct model_weights weights_of(const struct model_desc *desc,
+                                       const struct model_load_opts *opts)
+{
+    bool is_kept = is_fp8_kept(desc, opts);
+    return (struct model_weights){.dtype = opts->dtype,
+                                  .matrix_dtype = is_kept ? OPS_F8 : opts->dtype,
+                                  .scaling = is_kept ? loader_scaling(desc) : OPS_SCALE_NONE,
+                                  .n_layers = desc->n_layers};
 }
 
 enum status model_load(struct device *dev, const struct model_desc *desc,
                        const struct model_load_opts *opts, struct model_weights *out,
                        uint8_t out_identity[32], struct text_error err)
 {
-    *out = (struct model_weights){.dev = dev,
-                                  .dtype = opts->dtype,
-                                  .n_layers = desc->n_layers,
-                                  .allocs_max = ALLOCS_PER_LAYER * desc->n_layers + 8};
+    *out = weights_of(desc, opts);
+    out->dev = dev;
+    out->allocs_max = ALLOCS_PER_LAYER * desc->n_layers + 8;
     struct loader l = {.desc = desc,
                        .opts = opts,
                        .weights = out,
                        .total = model_desc_param_count(desc),
                        .err = err};
     out->allocs = calloc(out->allocs_max, sizeof(*out->allocs));
-    enum status st = out->allocs != NULL ? ST_OK : no_memory(&l);
+    enum status st = out->allocs != NULL ? ST_OK : loader_no_memory(&l);
     if (st == ST_OK && opts->dummy &&
-        dev->ops->alloc(dev, DEVICE_MEM_ACTIVATION, DUMMY_CHUNK_BYTES, &l.chunk) != ST_OK)
-        st = no_memory(&l);
+        dev->ops->alloc(dev, DEVICE_MEM_ACTIVATION, LOADER_CHUNK_BYTES, &l.chunk) != ST_OK)
+        st = loader_no_memory(&l);
     if (st == ST_OK)
         st = load_set(&l);
     if (st == ST_OK)
         st = identity(&l, out_identity);
+    enum status end = loader_deinit(&l);
+    st = st == ST_OK ? end : st;
     if (st == ST_OK && opts->on_progress != NULL && l.permille != 1000)
         opts->on_progress(opts->progress_arg, 1000);
-    loader_deinit(&l);
     if (st != ST_OK)
         model_weights_deinit(out);
     return st;
@@ -406,12 +395,12 @@ enum status model_load(struct device *dev, const struct model_desc *desc,
 enum status model_load_check(const struct model_desc *desc, const struct model_load_opts *opts,
                              uint64_t *out_bytes, struct text_error err)
 {
-    struct model_weights none = {.dtype = opts->dtype, .n_layers = desc->n_layers};
+    struct model_weights none = weights_of(desc, opts);
     struct loader l = {.desc = desc, .opts = opts, .weights = &none, .err = err};
     enum status st = load_set(&l);
     if (st == ST_OK)
         *out_bytes = l.alloc_bytes;
-    loader_deinit(&l);
+    (void)loader_deinit(&l);
     model_weights_deinit(&none);
     return st;
 }

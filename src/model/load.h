@@ -2,7 +2,12 @@
  *
  * q, k and v stand in one packed matrix, gate and up in another, so that a layer needs four GEMMs.
  * Norm weights and biases are f32. The embedding table is the packed matrix of the head when the
- * two are tied. Engine thread. */
+ * two are tied.
+ *
+ * Matrices that the checkpoint has in fp8 (e4m3) stay so where the device multiplies them and the
+ * caller wants it (keep_fp8), with their scales beside them; one scale for a tensor becomes one for
+ * each of its rows. Otherwise they are dequantised when they are packed, and so is a head in fp8.
+ * Engine thread. */
 #ifndef MODEL_LOAD_H
 #define MODEL_LOAD_H
 
@@ -17,11 +22,16 @@ struct model_layer {
     void *gate_up;               /* packed [2 * intermediate, hidden] */
     void *down;                  /* packed [hidden, intermediate] */
     float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* NULL: none */
+    /* Scales as gemm takes them (w_scale), with which the matrix is of matrix_dtype and `scaling`;
+     * NULL: it is of `dtype`, without scales. */
+    float *qkv_scale, *o_scale, *gate_up_scale, *down_scale;
 };
 
 struct model_weights {
     struct device *dev;
-    enum ops_dtype dtype; /* OPS_BF16 or OPS_F32, of the packed matrices */
+    enum ops_dtype dtype;        /* OPS_BF16 or OPS_F32, of the packed matrices */
+    enum ops_dtype matrix_dtype; /* OPS_F8 where fp8 is kept, else dtype; of matrices with scales */
+    enum ops_scaling scaling;    /* of matrices with scales; NONE where there are none */
     uint32_t n_layers;
     struct model_layer *layers;
     void *embed; /* packed [n_vocab, hidden] */
@@ -35,13 +45,15 @@ struct model_load_opts {
     const char *dir;
     bool dummy; /* seeded random weights of the right shapes, no file */
     uint64_t seed;
-    enum ops_dtype dtype;                              /* OPS_BF16 or OPS_F32 */
+    enum ops_dtype dtype; /* OPS_BF16 or OPS_F32 */
+    bool keep_fp8;        /* device_ops.has_fp8, and wanted; with OPS_BF16 only */
     void (*on_progress)(void *arg, uint32_t permille); /* optional */
     void *progress_arg;
 };
 
 /* ST_NOT_FOUND: a tensor or file is missing; ST_INVALID: a tensor has another shape, or is no part
- * of the model; ST_UNSUPPORTED: a tensor's dtype; ST_NO_MEMORY; else as safetensors_open_dir.
+ * of the model; ST_UNSUPPORTED: a tensor's dtype, or parts of one matrix that are
+ * quantised differently; ST_NO_MEMORY; else as safetensors_open_dir.
  * out_identity: hash of names, dtypes, shapes and a sample of the contents; of seed and dtype when
  * dummy. */
 enum status model_load(struct device *dev, const struct model_desc *desc,

@@ -25,6 +25,8 @@ static enum status opts_check(const struct worker_core_opts *opts)
         return ST_INVALID;
     if (opts->n_eos > sizeof(opts->eos) / sizeof(opts->eos[0]))
         return ST_INVALID;
+    if (opts->steps_max == 0 || opts->steps_max > CORE_STEPS_MAX)
+        return ST_INVALID;
     return ST_OK;
 }
 
@@ -43,8 +45,10 @@ static void core_size(struct worker_core *core)
     core->blocks_max = blocks_for(core, opts->max_context_tokens);
     if (core->blocks_max > opts->pool.block_count)
         core->blocks_max = opts->pool.block_count;
+    /* Layers are pushed while they are computed, which keeps the device busy by itself. */
+    core->steps_max = opts->role == WIRE_ROLE_PREFILL ? 1 : opts->steps_max;
     /* Those that end while a step or a push holds them do not count against queue_max. */
-    core->n_slots = opts->queue_max + opts->max_seqs + 64;
+    core->n_slots = opts->queue_max + core->steps_max * opts->max_seqs + 64;
     core->bucket_mask = pow2_from(2 * core->n_slots) - 1;
     uint32_t busy = opts->max_seqs < 256 ? opts->max_seqs : 256;
     core->n_pushes_max = 64;
@@ -86,6 +90,17 @@ static bool slots_alloc(struct worker_core *core)
     return true;
 }
 
+static bool steps_alloc(struct worker_core *core)
+{
+    for (uint32_t i = 0; i < CORE_STEPS_MAX; i++) {
+        struct core_step *step = &core->steps[i];
+        if (!ALLOC(step->items, core->opts.max_seqs) ||
+            !ALLOC(step->item_slots, core->opts.max_seqs))
+            return false;
+    }
+    return true;
+}
+
 static bool tables_alloc(struct worker_core *core)
 {
     const struct worker_core_opts *opts = &core->opts;
@@ -93,8 +108,7 @@ static bool tables_alloc(struct worker_core *core)
     return ALLOC(core->peers, CORE_PEERS) && ALLOC(core->buckets, core->bucket_mask + 1u) &&
            ALLOC(core->loans, n_blocks) && ALLOC(core->chain, n_blocks) &&
            ALLOC(core->lent, core->blocks_max) && ALLOC(core->named, core->blocks_max) &&
-           ALLOC(core->items, opts->max_seqs) && ALLOC(core->item_slots, opts->max_seqs) &&
-           ALLOC(core->pushes, core->n_pushes_max) &&
+           steps_alloc(core) && ALLOC(core->pushes, core->n_pushes_max) &&
            ALLOC(core->actions, core->action_mask + 1u) &&
            ALLOC(core->entries, core->n_entries_max) &&
            ALLOC(core->entry_tokens, core->n_entries_max) &&
@@ -164,11 +178,15 @@ void worker_core_destroy(struct worker_core *core)
         free(core->seqs[0].indices);
         free(core->seqs[0].dest_blocks);
     }
-    void *tables[] = {core->seqs,         core->peers,   core->buckets,   core->loans,
-                      core->chain,        core->lent,    core->named,     core->items,
-                      core->item_slots,   core->pushes,  core->actions,   core->entries,
-                      core->entry_tokens, core->pending, core->cache,     core->cache_events,
-                      core->out_blocks,   core->out_vec, core->check_refs};
+    for (uint32_t i = 0; i < CORE_STEPS_MAX; i++) {
+        free(core->steps[i].items);
+        free(core->steps[i].item_slots);
+    }
+    void *tables[] = {core->seqs,      core->peers,        core->buckets,      core->loans,
+                      core->chain,     core->lent,         core->named,        core->pushes,
+                      core->actions,   core->entries,      core->entry_tokens, core->pending,
+                      core->cache,     core->cache_events, core->out_blocks,   core->out_vec,
+                      core->check_refs};
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
         free(tables[i]);
     kv_pool_destroy(core->pool);
@@ -293,7 +311,7 @@ void worker_core_drain(struct worker_core *core, uint64_t now_ns)
 
 bool worker_core_is_idle(const struct worker_core *core)
 {
-    return core->n_live == 0 && list_is_empty(&core->parked) && !core->step_running &&
+    return core->n_live == 0 && list_is_empty(&core->parked) && core->n_steps == 0 &&
            core->action_head == core->action_tail;
 }
 
@@ -343,11 +361,12 @@ void worker_core_stats(const struct worker_core *core, uint64_t now_ns, struct w
         if (s->state == SEQ_WAITING || s->state == SEQ_PREFILL)
             out->queued_tokens += s->n_tokens - s->n_done;
     }
-    if (core->step_running) {
-        uint64_t ms =
-            now_ns > core->step_started_ns ? (now_ns - core->step_started_ns) / NS_PER_MS : 0;
-        out->step_age_ms = ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
-        out->step_tokens = core->step_tokens;
+    for (uint32_t i = 0; i < core->n_steps; i++) {
+        const struct core_step *step = &core->steps[step_index(core, i)];
+        uint64_t ms = now_ns > step->started_ns ? (now_ns - step->started_ns) / NS_PER_MS : 0;
+        if (i == 0)
+            out->step_age_ms = ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+        out->step_tokens += step->n_tokens;
     }
 }
 

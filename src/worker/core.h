@@ -14,11 +14,18 @@
  *    RESERVE(remote) with no prefill worker announced: FAILED(ST_UNAVAILABLE).
  *  - A step never mixes two items of one sequence. Decoding sequences go first, then prompt chunks
  *    up to max_batch_tokens; a chunk ends at a block border unless it ends the prompt.
- *  - Blocks of a sequence that ends while a step using them is under way come back after the step.
+ *  - Up to steps_max steps are under way, and end in order. A step planned behind another takes the
+ *    sequences on by one more token, which the engine fills in (step_item.after_item). A sequence
+ *    that is sure to end with what is under way is left out; one that turns out to have ended has
+ *    what the step behind computes for it thrown away. When a step fails, so does the one behind.
+ *  - Only what a finished step has written, from tokens that are known, gets into the prefix cache.
+ *  - Blocks of a sequence that ends while steps using them are under way come back after the last
+ *    of these steps.
  *  - Prefill source blocks stay owned until every push that reads them is done.
  *  - When a decoding sequence needs a block and there is none, the youngest running sequence is
  *    preempted: blocks released, back to the head of the waiting queue, to be prefilled locally
- *    from its token log. The oldest always makes progress.
+ *    from its token log. The oldest always makes progress. One that a step under way uses cannot
+ *    be: then neither the sequence that needs the block nor a younger one is in the next step.
  *  - Cancel in any state; loaned blocks go to quarantine unless WRITER_DONE. A repeated cancel is
  *    acknowledged again.
  *  - COMPLETE is believed only when kv_pool_loan_check, layout hash, count and chain hash agree;
@@ -61,6 +68,10 @@ struct worker_core_opts {
     uint32_t queue_max;        /* sequences known in all, any state */
     uint32_t max_batch_tokens; /* tokens of one step */
     uint32_t prefill_chunk_tokens;
+    uint32_t steps_max; /* under way at a time: 1 or 2; a prefill worker has one */
+    /* No step is planned behind one with more prompt tokens than this: such a step takes so long
+     * that nothing is gained, and a prompt that comes meanwhile would wait for one more step. */
+    uint32_t ahead_prompt_tokens;
     uint32_t headroom_blocks; /* reserved beyond the prompt */
     uint32_t n_eos;
     uint32_t eos[8]; /* the model's end ids */
@@ -124,9 +135,11 @@ void worker_core_push_done(struct worker_core *core, uint64_t now_ns, uint64_t p
 void worker_core_peer_error(struct worker_core *core, uint64_t now_ns, uint64_t peer);
 /* From here on the peer cannot write into the pool. */
 void worker_core_fenced(struct worker_core *core, uint64_t now_ns, uint64_t peer);
-/* The running step has written the KV of layers [layer_first, +layer_count) of all its items. */
+/* The oldest step under way has written the KV of layers [layer_first, +layer_count) of all its
+ * items. */
 void worker_core_layers_done(struct worker_core *core, uint64_t now_ns, uint64_t step_id,
                              uint32_t layer_first, uint32_t layer_count);
+/* The oldest step under way is done. */
 void worker_core_step_done(struct worker_core *core, uint64_t now_ns,
                            const struct step_result *result);
 /* Draining: answers new work with FAILED(ST_DRAINING), tells routers LEAVING; idle when no
@@ -139,8 +152,8 @@ void worker_core_tick(struct worker_core *core, uint64_t now_ns);
 /* When tick wants to be called next; UINT64_MAX: never. */
 uint64_t worker_core_deadline(const struct worker_core *core);
 
-/* Plans the next step; false: nothing to run, or one is under way. *out and what it points to stay
- * valid until worker_core_step_done. */
+/* Plans the next step; false: nothing to run, or enough is under way. What *out points to stays
+ * valid until worker_core_step_done for it. */
 bool worker_core_next_step(struct worker_core *core, uint64_t now_ns, struct step_plan *out);
 /* Next action, oldest first; false: none. *out and what it points to stay valid until the next call
  * of any worker_core function. */

@@ -45,8 +45,34 @@ static const char *seq_fault(const struct worker_core *core, const struct seq *s
         return "settled but not ended";
     if (s->conn == NONE && s->state != SEQ_ENDING)
         return "sequence of a lost connection goes on";
-    if (s->in_step && !core->step_running)
-        return "in a step that does not run";
+    return NULL;
+}
+
+/* Its items in the steps under way take it on from where it is, one behind the other. */
+static const char *seq_items_fault(const struct worker_core *core, const struct seq *s)
+{
+    uint32_t slot = seq_slot(core, s), n_items = 0, n_sampled = 0, end = s->n_done;
+    for (uint32_t k = 0; s->in_step > 0 && k < core->n_steps; k++) {
+        const struct core_step *step = &core->steps[step_index(core, k)];
+        for (uint32_t i = 0; i < step->n_items; i++) {
+            const struct step_item *item = &step->items[i];
+            if (step->item_slots[i] != slot)
+                continue;
+            if (item->n_blocks > s->n_blocks)
+                return "a step uses blocks that its sequence has not";
+            if (s->state != SEQ_ENDING && item->position != end)
+                return "a step begins where its sequence is not";
+            if (k > 0 && (item->after_item != 0) != (n_sampled > 0))
+                return "a step begins with a token that is not where it says";
+            end = item->position + item->n_tokens;
+            n_items++;
+            n_sampled += item->sample;
+        }
+    }
+    if (n_items != s->in_step || n_sampled != s->n_ahead)
+        return "steps and sequence disagree";
+    if (s->state != SEQ_ENDING && s->n_planned != end)
+        return "steps and sequence disagree about what is planned";
     return NULL;
 }
 
@@ -72,6 +98,8 @@ static enum status check_seqs(const struct worker_core *core, struct why *why)
         if (!seq_is_used(s))
             continue;
         const char *fault = seq_fault(core, s);
+        if (fault == NULL)
+            fault = seq_items_fault(core, s);
         if (fault != NULL)
             return broken(why, fault, i);
         if (!seq_is_hashed(core, s))
@@ -89,8 +117,10 @@ static enum status check_seqs(const struct worker_core *core, struct why *why)
         return broken(why, "lookup table holds other sequences", n_hashed);
     if (n_live != core->n_live)
         return broken(why, "live sequences miscounted", n_live);
-    if (n_in_step != (core->step_running ? core->n_items : 0))
-        return broken(why, "step and sequences disagree", n_in_step);
+    for (uint32_t i = 0; i < core->n_steps; i++)
+        n_in_step -= core->steps[step_index(core, i)].n_items;
+    if (n_in_step != 0)
+        return broken(why, "a step has items of no sequence", n_in_step);
     return ST_OK;
 }
 

@@ -99,7 +99,7 @@ void core_on_complete(struct worker_core *core, uint64_t now_ns, const struct wi
             return;
         }
         seq_loan_over(core, s);
-        s->n_done = s->n_tokens;
+        s->n_done = s->n_planned = s->n_tokens;
         seq_seal(core, s);
         seq_run(core, s, SEQ_DECODE);
         seq_token(core, s, rec->first_token);

@@ -25,15 +25,16 @@
 enum {
     CORE_CONNS = 64,
     CORE_PEERS = 256,
-    CORE_UNSURE = 256,        /* attempts with a failed push that are remembered */
-    CORE_ROUTERS_DONE = 256,  /* ROUTER_DONE records that are remembered */
-    CORE_CACHE_BATCH = 4096,  /* entries of one WIRE_CACHE */
-    CORE_SEQS_MAX = 1u << 16, /* bound on queue_max, for the sizes below */
-    CORE_STEP_SEQS_MAX = 4096 /* entries of one WIRE_TOKENS */
+    CORE_UNSURE = 256,         /* attempts with a failed push that are remembered */
+    CORE_ROUTERS_DONE = 256,   /* ROUTER_DONE records that are remembered */
+    CORE_CACHE_BATCH = 4096,   /* entries of one WIRE_CACHE */
+    CORE_SEQS_MAX = 1u << 16,  /* bound on queue_max, for the sizes below */
+    CORE_STEP_SEQS_MAX = 4096, /* entries of one WIRE_TOKENS */
+    CORE_STEPS_MAX = 2
 };
 
 /* Where a sequence is. WAITING holds no blocks; ENDING is over for the router and waits for the
- * step and the pushes that still touch its blocks. */
+ * steps and the pushes that still touch its blocks. */
 enum seq_state {
     SEQ_FREE,
     SEQ_ZOMBIE, /* over, kept until the actions that name it are taken */
@@ -72,8 +73,12 @@ struct seq {
     uint32_t n_done;   /* tokens with valid KV */
     uint64_t stamp;    /* order of first admission; 0: never admitted */
     uint32_t n_refs;   /* queued actions that name this slot */
-    uint32_t in_step;
-    uint32_t answered; /* RESERVED was sent */
+    /* Steps under way. */
+    uint32_t in_step;    /* in how many of them it has an item */
+    uint32_t n_planned;  /* tokens with valid KV when they are done; not kept up when ENDING */
+    uint32_t n_ahead;    /* tokens that they sample behind the log */
+    uint32_t item_index; /* of its item in the newest of them that it is in */
+    uint32_t answered;   /* RESERVED was sent */
 
     uint32_t n_blocks;
     uint32_t n_hits;   /* of these, the first ones came from the prefix cache at admission */
@@ -180,6 +185,14 @@ struct pending_token {
     uint32_t position, finish;
 };
 
+struct core_step {
+    uint64_t id, started_ns; /* started: when the step before was done, if there was one */
+    uint32_t n_items, n_tokens, n_prompt_tokens;
+    enum status void_status; /* not ST_OK: the step before failed so, this one counts for nothing */
+    struct step_item *items; /* [max_seqs] */
+    uint32_t *item_slots;    /* [max_seqs] */
+};
+
 struct worker_core {
     struct worker_core_opts opts;
     struct kv_pool *pool;
@@ -206,12 +219,11 @@ struct worker_core {
     struct chain_link *chain;          /* [block_count] */
     struct kv_block_ref *lent, *named; /* [blocks_max] scratch */
 
-    /* The step under way. */
-    uint32_t step_running, layers_seen;
-    uint64_t step_id, step_started_ns;
-    uint32_t step_tokens, n_items;
-    struct step_item *items; /* [max_seqs] */
-    uint32_t *item_slots;    /* [max_seqs] */
+    /* Steps under way: steps[step_index(core, i)], oldest first. */
+    struct core_step steps[CORE_STEPS_MAX];
+    uint32_t step_first, n_steps, steps_max;
+    uint64_t step_id;     /* of the newest planned */
+    uint32_t layers_seen; /* of the oldest under way; prefill role */
 
     struct push *pushes; /* [n_pushes_max] */
     uint32_t n_pushes_max, n_pushes, push_free;
@@ -264,6 +276,12 @@ static inline uint32_t blocks_for(const struct worker_core *core, uint32_t n_tok
     return n_tokens / bt + (n_tokens % bt != 0);
 }
 
+/* Where the i-th of the steps under way is; i == n_steps: the one being planned. */
+static inline uint32_t step_index(const struct worker_core *core, uint32_t i)
+{
+    return (core->step_first + i) % CORE_STEPS_MAX;
+}
+
 static inline uint32_t seq_slot(const struct worker_core *core, const struct seq *s)
 {
     return (uint32_t)(s - core->seqs);
@@ -302,11 +320,11 @@ void core_admit(struct worker_core *core, uint64_t now_ns);
 void seq_run(struct worker_core *core, struct seq *s, enum seq_state state);
 /* Gives all blocks and the rest of the run back; the sequence waits at the head of the queue. */
 void seq_preempt(struct worker_core *core, struct seq *s);
-/* The sequence is over. Its blocks and its slot come back now or when the step and the pushes that
+/* The sequence is over. Its blocks and its slot come back now or when the steps and the pushes that
  * use them are done. Not for LOANED (seq_quarantine or seq_loan_over come first). */
 void seq_end(struct worker_core *core, struct seq *s);
 void seq_fail(struct worker_core *core, struct seq *s, enum status st);
-/* Brings an ENDING sequence as far as it goes; call when a push or the step ended. */
+/* Brings an ENDING sequence as far as it goes; call when a push or a step of it ended. */
 void seq_settle(struct worker_core *core, struct seq *s);
 void seq_unref(struct worker_core *core, uint32_t slot);
 /* One more block at the end. ST_NO_BLOCKS. */

@@ -149,7 +149,7 @@ static bool seq_take_blocks(struct worker_core *core, struct seq *s)
     s->n_blocks = want;
     s->n_hits = hits;
     s->n_sealed = hits;
-    s->n_done = hits * bt;
+    s->n_done = s->n_planned = hits * bt;
     seq_index_blocks(s, 0);
     core->totals.cached_tokens += s->n_done;
     return true;
@@ -225,7 +225,7 @@ void seq_preempt(struct worker_core *core, struct seq *s)
 {
     assert(!s->in_step && (s->state == SEQ_DECODE || s->state == SEQ_PREFILL));
     kv_pool_release(core->pool, s->blocks, s->n_blocks);
-    s->n_blocks = s->n_hits = s->n_sealed = s->n_done = 0;
+    s->n_blocks = s->n_hits = s->n_sealed = s->n_done = s->n_planned = 0;
     list_del(&s->link);
     s->state = SEQ_WAITING;
     list_add_head(&core->waiting, &s->link);

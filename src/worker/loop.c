@@ -4,7 +4,7 @@
  *            <--frames--        <-layers, results--
  *   peers    --records->        --pushes, records-->  transport
  *
- * worker_pump is the whole of it: carry out the core's actions, give the engine its next step,
+ * worker_pump is the whole of it: carry out the core's actions, give the engine its next steps,
  * flush, and set the timer to the core's next deadline. Every callback only feeds an event in and
  * pumps. */
 #include "worker/loop_int.h"
@@ -103,16 +103,16 @@ void worker_pump(struct worker *w)
             worker_action(w, &act);
             arena_reset(&w->scratch);
         }
-        if (!w->step_running && worker_core_next_step(w->core, time_monotonic_ns(), &w->plan)) {
-            w->step_running = true;
-            engine_thread_run(w->engine, &w->plan);
-        }
+        struct step_plan plan;
+        while (worker_core_next_step(w->core, time_monotonic_ns(), &plan))
+            engine_thread_run(w->engine, &plan);
+        engine_thread_answered(w->engine);
         w->again = false;
         for (uint32_t i = 0; i < WORKER_CONNS_MAX; i++)
             if (w->conns[i].conn != NULL)
                 conn_flush(w->conns[i].conn);
     } while (w->again);
-    if (w->draining && worker_core_is_idle(w->core) && !w->step_running)
+    if (w->draining && worker_core_is_idle(w->core))
         uv_stop(&w->loop);
     uint64_t now = time_monotonic_ns(), deadline = worker_core_deadline(w->core);
     if (deadline != UINT64_MAX)
@@ -252,7 +252,6 @@ static void worker_engine_event(struct worker *w, const struct engine_event *eve
                                 event->layer_count);
         return;
     case ENGINE_STEP:
-        w->step_running = false;
         if (event->result->status == ST_DEVICE) { /* the supervisor starts it anew */
             log_error("the compute device has failed: this worker ends");
             w->exit_code = EXIT_DEVICE;

@@ -32,8 +32,7 @@ struct worker {
     struct worker_conn conns[WORKER_CONNS_MAX];
     struct worker_core *core; /* NULL while the model loads */
     struct engine_thread *engine;
-    struct step_plan plan;
-    bool step_running, draining, again;
+    bool draining, again;
     int exit_code;
     const struct kv_geometry *geometry;
     const struct transport_ops *transport_ops;

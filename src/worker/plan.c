@@ -8,6 +8,7 @@ void worker_plan_runner(const struct config *config, struct runner_opts *out_opt
     *out_opts = (struct runner_opts){
         .kind = c->model.runner == CONFIG_RUNNER_HASH ? RUNNER_HASH : RUNNER_TRANSFORMER,
         .model_path = c->model.path,
+        .cache_dir = c->cache_dir,
         .load_format = c->model.load_format == CONFIG_LOAD_DUMMY ? LOAD_DUMMY : LOAD_AUTO,
         .dtype = c->model.dtype == CONFIG_DTYPE_F32    ? LOAD_DTYPE_F32
                  : c->model.dtype == CONFIG_DTYPE_BF16 ? LOAD_DTYPE_BF16

@@ -16,6 +16,9 @@
 #include <unistd.h>
 
 #define STATS_INTERVAL_NS (500 * NS_PER_MS)
+/* A step of more prompt tokens takes milliseconds; what is won by planning ahead is microseconds.
+ */
+#define AHEAD_PROMPT_TOKENS 512
 
 static uint32_t wire_role_of(enum config_role role)
 {
@@ -123,7 +126,8 @@ static enum status worker_transport_open(struct worker *w)
 static enum status worker_core_open(struct worker *w)
 {
     const struct config *c = w->config;
-    const struct runner_info *info = runner_info(engine_thread_runner(w->engine));
+    const struct runner *runner = engine_thread_runner(w->engine);
+    const struct runner_info *info = runner_info(runner);
     struct worker_core_opts opts = {
         .role = w->hello.role,
         .instance = w->hello.instance,
@@ -135,6 +139,8 @@ static enum status worker_core_open(struct worker *w)
         .queue_max = c->scheduler.queue_max,
         .max_batch_tokens = c->scheduler.max_batch_tokens,
         .prefill_chunk_tokens = c->scheduler.prefill_chunk_tokens,
+        .steps_max = c->scheduler.async_steps ? runner_depth(runner) : 1,
+        .ahead_prompt_tokens = AHEAD_PROMPT_TOKENS,
         .headroom_blocks = c->scheduler.reserve_headroom_blocks,
         .stats_interval_ns = STATS_INTERVAL_NS,
         .push_floor_bytes_per_s = c->kv_transfer.floor_bytes_per_s,

@@ -1,4 +1,5 @@
 /* embedding (plain and packed tables) and random_fill: exact. */
+#include "support/fp8_value.h"
 #include "support/ops_check.h"
 
 #define N_VOCAB 71u
@@ -99,6 +100,8 @@ static void test_embedding_bad_arguments_are_refused(void **state)
     args = good;
     args.dtype = (enum ops_dtype)9;
     assert_int_equal(dev->ops->embedding(dev, &args), ST_INVALID);
+    args.dtype = OPS_F8;
+    assert_int_equal(dev->ops->embedding(dev, &args), ST_INVALID);
     device_close(dev);
 }
 
@@ -154,6 +157,30 @@ static void test_random_fill_half_types_round_the_same_values(void **state)
     device_close(dev);
 }
 
+/* Values beyond the greatest, normal ones and those below 2^-6. */
+static void test_random_fill_f8_takes_the_nearest_value(void **state)
+{
+    (void)state;
+    enum { N = 20000 };
+    static const float scales[] = {500.0f, 448.0f, 1.0f, 0.02f, 0.002f};
+    struct device *dev = ops_open(CPU_ISA_AUTO, 2);
+    float *f32 = ops_floats(N);
+    uint8_t *f8 = ops_poisoned(N);
+    for (size_t s = 0; s < sizeof(scales) / sizeof(scales[0]); s++) {
+        struct random_fill_args args = {f32, OPS_F32, N, 5, 7, scales[s]};
+        assert_int_equal(dev->ops->random_fill(dev, &args), ST_OK);
+        args.dst = f8;
+        args.dtype = OPS_F8;
+        assert_int_equal(dev->ops->random_fill(dev, &args), ST_OK);
+        for (uint32_t i = 0; i < N; i++)
+            if (f8[i] != fp8_nearest(f32[i]))
+                fail_msg("%.9g: %02x, expected %02x", (double)f32[i], f8[i], fp8_nearest(f32[i]));
+    }
+    free(f32);
+    free(f8);
+    device_close(dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -162,6 +189,7 @@ int main(void)
         cmocka_unit_test(test_embedding_bad_arguments_are_refused),
         cmocka_unit_test(test_random_fill_any_split_gives_the_same_tensor),
         cmocka_unit_test(test_random_fill_half_types_round_the_same_values),
+        cmocka_unit_test(test_random_fill_f8_takes_the_nearest_value),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* gemm and gemm_pack against float64.
  * Tolerance: (k + 8) * 2^-24 * sum|x w|, the bound of a sum of k terms in f32, where x and w are
  * already rounded to the weight's dtype. */
+#include "support/fp8_value.h"
 #include "support/ops_check.h"
 
 static const uint32_t shapes[][2] = {{1, 1},   {1, 2},    {7, 3},    {31, 16}, {32, 64},
@@ -222,6 +223,140 @@ static void test_gemm_pack_converts_half_sources(void **state)
     device_close(dev);
 }
 
+static void test_gemm_pack_reads_every_f8(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 2);
+    uint8_t src[256];
+    for (uint32_t i = 0; i < 256; i++)
+        src[i] = (uint8_t)i;
+    float *packed = ops_poisoned(ops_gemm_packed_bytes(OPS_F32, 1, 256));
+    struct gemm_pack_args pack = {.src = src,
+                                  .src_dtype = OPS_F8,
+                                  .src_stride = 256,
+                                  .n_rows = 1,
+                                  .n = 1,
+                                  .k = 256,
+                                  .dst = packed,
+                                  .dst_dtype = OPS_F32};
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_OK);
+    for (uint32_t i = 0; i < 256; i++) {
+        float got = packed[i * 32], want = fp8_value(src[i]);
+        if (!(got == want || (isnan(got) && isnan(want))) || (signbit(got) != 0) != (i >= 128))
+            fail_msg("code %u: %.9g, expected %.9g", i, (double)got, (double)want);
+    }
+    free(packed);
+    device_close(dev);
+}
+
+/* A packed matrix, read through the layout that kernels/ops.h gives. */
+static float packed_value(const void *packed, enum ops_dtype dtype, uint32_t k, uint32_t row,
+                          uint32_t col)
+{
+    if (dtype == OPS_F32)
+        return ((const float *)packed)[((size_t)row / 32 * k + col) * 32 + row % 32];
+    size_t pair = ((size_t)row / 32 * ((k + 1) / 2) + col / 2) * 32 + row % 32;
+    return ops_bf16_value(((const uint16_t *)packed)[pair * 2 + col % 2]);
+}
+
+/* Rows [first, n) of fp8 with scales for all of [0, n), at an odd stride. */
+static void check_f8_pack(struct device *dev, enum ops_dtype dtype, enum ops_scaling scaling,
+                          uint32_t first, uint32_t n, uint32_t k)
+{
+    const uint32_t per_row = (k + 127) / 128;
+    uint64_t random = n + k;
+    uint8_t *src = ops_poisoned((size_t)(n - first) * (k + 3));
+    float *scale = ops_random_floats((size_t)n * per_row, 9);
+    void *packed = ops_poisoned(ops_gemm_packed_bytes(dtype, n, k));
+    for (size_t i = 0; i < (size_t)(n - first) * (k + 3); i++)
+        src[i] = (uint8_t)((int)(ops_random(&random) * 63) + 63); /* no NaN */
+    struct gemm_pack_args pack = {.src = src,
+                                  .src_dtype = OPS_F8,
+                                  .src_stride = k + 3,
+                                  .src_scale = scale,
+                                  .src_scaling = scaling,
+                                  .n_rows = n - first,
+                                  .n_first = first,
+                                  .n = n,
+                                  .k = k,
+                                  .dst = packed,
+                                  .dst_dtype = dtype};
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_OK);
+    for (uint32_t row = first; row < n; row++) {
+        for (uint32_t col = 0; col < k; col++) {
+            float s = scale[scaling == OPS_SCALE_ROW ? row : row / 128 * per_row + col / 128];
+            float want =
+                ops_round(fp8_value(src[(size_t)(row - first) * (k + 3) + col]) * s, dtype);
+            float got = packed_value(packed, dtype, k, row, col);
+            if (got != want)
+                fail_msg("[%u, %u]: %.9g, expected %.9g", row, col, (double)got, (double)want);
+        }
+    }
+    free(src);
+    free(scale);
+    free(packed);
+}
+
+static void test_gemm_pack_scales_f8(void **state)
+{
+    static const uint32_t sizes[][3] = {
+        {0, 1, 1}, {0, 33, 127}, {1, 64, 128}, {40, 130, 129}, {256, 385, 257}};
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 3);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (int dtype = OPS_F32; dtype <= OPS_BF16; dtype++) {
+            const uint32_t *s = sizes[i];
+            check_f8_pack(dev, (enum ops_dtype)dtype, OPS_SCALE_ROW, s[0], s[1], s[2]);
+            check_f8_pack(dev, (enum ops_dtype)dtype, OPS_SCALE_BLOCK, s[0], s[1], s[2]);
+        }
+    }
+    device_close(dev);
+}
+
+/* Scales where there is nothing to scale, f8 from something else, and f8 for a CPU to multiply. */
+static void test_gemm_f8_of_other_kinds_is_refused(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    struct problem p = problem_make(dev, 1, 5, 6, OPS_BF16);
+    const struct gemm_pack_args good = {.src = p.w,
+                                        .src_dtype = OPS_F8,
+                                        .src_stride = 6,
+                                        .src_scale = p.bias,
+                                        .src_scaling = OPS_SCALE_ROW,
+                                        .n_rows = 5,
+                                        .n = 5,
+                                        .k = 6,
+                                        .dst = p.packed,
+                                        .dst_dtype = OPS_BF16};
+    struct gemm_pack_args pack = good;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_OK);
+    pack.src_scale = NULL;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_INVALID);
+    pack = good;
+    pack.src_scaling = OPS_SCALE_NONE;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_INVALID);
+    pack = good;
+    pack.src_dtype = OPS_BF16;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_INVALID);
+    pack = good;
+    pack.dst_dtype = OPS_F8;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_INVALID);
+    pack.src_scale = NULL;
+    pack.src_scaling = OPS_SCALE_NONE;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_UNSUPPORTED);
+    pack.src_dtype = OPS_BF16;
+    assert_int_equal(dev->ops->gemm_pack(dev, &pack), ST_INVALID);
+    struct gemm_args args = problem_args(&p, 0, 1, p.y);
+    args.w_scale = p.bias;
+    args.w_scaling = OPS_SCALE_ROW;
+    assert_int_equal(dev->ops->gemm(dev, &args), ST_INVALID);
+    args.w_dtype = OPS_F8;
+    assert_int_equal(dev->ops->gemm(dev, &args), ST_UNSUPPORTED);
+    problem_free(&p);
+    device_close(dev);
+}
+
 static void test_gemm_bad_arguments_are_refused(void **state)
 {
     (void)state;
@@ -265,6 +400,9 @@ static void test_gemm_packed_bytes_counts_padding_and_overflow(void **state)
     assert_int_equal(ops_gemm_packed_bytes(OPS_BF16, 1, 1), 128);
     assert_int_equal(ops_gemm_packed_bytes(OPS_BF16, 33, 3), 2 * 2 * 128);
     assert_int_equal(ops_gemm_packed_bytes(OPS_F32, 32, 3), 3 * 128);
+    assert_int_equal(ops_gemm_packed_bytes(OPS_F8, 1, 1), 64);
+    assert_int_equal(ops_gemm_packed_bytes(OPS_F8, 33, 64), 33 * 64);
+    assert_int_equal(ops_gemm_packed_bytes(OPS_F8, UINT32_MAX, UINT32_MAX), 0);
     assert_int_equal(ops_gemm_packed_bytes(OPS_F16, 32, 3), 0);
     assert_int_equal(ops_gemm_packed_bytes(OPS_F32, 0, 3), 0);
     assert_int_equal(ops_gemm_packed_bytes(OPS_F32, UINT32_MAX, UINT32_MAX), 0);
@@ -278,6 +416,9 @@ int main(void)
         cmocka_unit_test(test_gemm_long_x_is_split_without_a_trace),
         cmocka_unit_test(test_gemm_pack_parts_equal_the_whole),
         cmocka_unit_test(test_gemm_pack_converts_half_sources),
+        cmocka_unit_test(test_gemm_pack_reads_every_f8),
+        cmocka_unit_test(test_gemm_pack_scales_f8),
+        cmocka_unit_test(test_gemm_f8_of_other_kinds_is_refused),
         cmocka_unit_test(test_gemm_bad_arguments_are_refused),
         cmocka_unit_test(test_gemm_packed_bytes_counts_padding_and_overflow),
     };

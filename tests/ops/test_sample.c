@@ -396,6 +396,200 @@ static void test_sample_odd_logits_never_win_or_crash(void **state)
     device_close(dev);
 }
 
+/* What a row with `tokens` must do to a logit, one step at a time. */
+static float edited(const struct sample_row *row, float logit, uint32_t n_output, bool in_prompt,
+                    float bias)
+{
+    volatile float l = logit, product;
+    if ((n_output > 0 || in_prompt) && row->repetition > 0.0f)
+        l = l > 0.0f ? l / row->repetition : l * row->repetition;
+    if (n_output > 0) {
+        product = row->frequency * (float)n_output;
+        l = l - product;
+        l = l - row->presence;
+    }
+    return l + bias;
+}
+
+static void test_sample_penalties_and_bias_draw_as_from_edited_logits(void **state)
+{
+    (void)state;
+    enum { VOCAB = 1003, LISTED = 90 };
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    uint64_t random = 17;
+    for (uint32_t pass = 0; pass < 200; pass++) {
+        float *logits = ops_random_floats(VOCAB, pass), *want = ops_floats(VOCAB);
+        for (uint32_t i = 0; i < VOCAB; i++)
+            logits[i] = i % 97 == 5 ? -INFINITY : i % 89 == 7 ? NAN : logits[i] * 6.0f;
+        memcpy(want, logits, VOCAB * sizeof(float));
+        struct sample_token tokens[LISTED + 1];
+        uint32_t newest = pass % 4 == 0 ? 5 * VOCAB : (pass * 31) % VOCAB;
+        struct sample_row plain = random_plan(&random, VOCAB), row;
+        if (pass % 5 == 0)
+            plain.temperature = 0.0f;
+        row = plain;
+        row.repetition = pass % 3 == 0 ? 0.0f : 0.5f + 1.5f * random_unit(&random);
+        row.frequency = pass % 7 == 0 ? 0.0f : ops_random(&random);
+        row.presence = pass % 11 == 0 ? 0.0f : ops_random(&random);
+        row.tokens = tokens;
+        row.n_tokens = LISTED + 1;
+        row.newest = pass % 2 ? &newest : NULL;
+        bool is_listed = false;
+        for (uint32_t i = 0; i < LISTED; i++) {
+            uint32_t n_output = i % 3 == 0 ? 0 : i, id = (i * 11 + pass) % VOCAB;
+            bool in_prompt = i % 2 == 0, is_newest = row.newest != NULL && id == newest;
+            float bias = i % 4 == 0 ? 0.0f : ops_random(&random) * 8.0f;
+            tokens[i] = (struct sample_token){
+                .id = id, .seen = n_output | (in_prompt ? OPS_IN_PROMPT : 0), .bias = bias};
+            want[id] = edited(&row, logits[id], n_output + is_newest, in_prompt, bias);
+            is_listed |= is_newest;
+        }
+        tokens[LISTED] = (struct sample_token){.id = VOCAB, .seen = 3, .bias = 100.0f};
+        if (row.newest != NULL && newest < VOCAB && !is_listed)
+            want[newest] = edited(&row, logits[newest], 1, false, 0.0f);
+        for (uint32_t draw = 0; draw < 5; draw++) {
+            row.uniform = plain.uniform = random_unit(&random);
+            assert_int_equal(sample_one(dev, logits, VOCAB, &row),
+                             sample_one(dev, want, VOCAB, &plain));
+        }
+        free(logits), free(want);
+    }
+    device_close(dev);
+}
+
+static void test_sample_newest_counts_once_more(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    const float logits[4] = {1.0f, 4.0f, 3.0f, 2.5f};
+    uint32_t newest = 1;
+    struct sample_token token = {.id = 1, .seen = 0, .bias = 0.75f};
+    struct sample_row row = {.frequency = 1.0f, .tokens = &token, .n_tokens = 1};
+    assert_int_equal(sample_one(dev, logits, 4, &row), 1); /* 4.75 */
+    row.newest = &newest;
+    assert_int_equal(sample_one(dev, logits, 4, &row), 1); /* 3.75 */
+    token.seen = OPS_IN_PROMPT | 1;
+    assert_int_equal(sample_one(dev, logits, 4, &row), 2); /* 2.75 */
+    row.n_tokens = 0;
+    row.frequency = 0.0f;
+    row.presence = 1.25f;
+    assert_int_equal(sample_one(dev, logits, 4, &row), 2); /* 2.75, unlisted */
+    row.presence = 0.0f;
+    row.repetition = 2.0f;
+    assert_int_equal(sample_one(dev, logits, 4, &row), 2); /* 2 */
+    device_close(dev);
+}
+
+static void test_sample_draws_allowed_tokens_only(void **state)
+{
+    (void)state;
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    uint64_t random = 3;
+    for (uint32_t n_vocab = 1; n_vocab < 200; n_vocab++) {
+        float *logits = ops_random_floats(n_vocab, n_vocab), *want = ops_floats(n_vocab);
+        size_t n_words = (n_vocab + 31) / 32;
+        uint32_t *allowed = ops_poisoned(n_words * sizeof(uint32_t)), banned = n_vocab / 2;
+        for (uint32_t i = 0; i < n_vocab; i++) {
+            bool is_allowed = random_unit(&random) < 0.3f;
+            if (!is_allowed)
+                allowed[i / 32] &= ~(1u << (i % 32));
+            want[i] = is_allowed ? logits[i] : -INFINITY;
+        }
+        struct sample_row plain = random_plan(&random, n_vocab), row;
+        if (n_vocab % 3 == 0)
+            plain.temperature = 0.0f;
+        plain.banned = &banned;
+        plain.n_banned = n_vocab % 2;
+        row = plain;
+        row.allowed = allowed;
+        assert_int_equal(sample_one(dev, logits, n_vocab, &row),
+                         sample_one(dev, want, n_vocab, &plain));
+        memset(allowed, 0, n_words * sizeof(uint32_t));
+        assert_int_equal(sample_one(dev, logits, n_vocab, &row), OPS_NO_TOKEN);
+        free(logits), free(want), free(allowed);
+    }
+    device_close(dev);
+}
+
+static void assert_logprob(float got, double want, const char *what, size_t i)
+{
+    if (isinf(want))
+        assert_true(got == want);
+    else
+        ops_assert_near(got, want, 1e-5 * fmax(1.0, fabs(want)), what, i);
+}
+
+/* All of out: the best by sorting, the sum in float64. */
+static void check_logprobs(const float *logits, uint32_t n_vocab, uint32_t n_top, uint32_t id,
+                           const struct sample_logprobs *got)
+{
+    struct ranked *v = malloc(n_vocab * sizeof(*v));
+    assert_non_null(v);
+    uint32_t n = 0;
+    double sum = 0.0;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY)
+            v[n++] = (struct ranked){logits[i], i, 0.0};
+    qsort(v, n, sizeof(*v), compare_ranked);
+    for (uint32_t i = 0; i < n; i++) {
+        v[i].weight = v[i].logit == v[0].logit ? 0.0 : (double)v[i].logit - v[0].logit;
+        sum += exp(v[i].weight);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        double want = v[i].weight - log(sum);
+        if (v[i].id == id)
+            assert_logprob(got->chosen, want, "chosen", i);
+        if (i >= n_top)
+            continue;
+        assert_int_equal(got->ids[i], v[i].id);
+        assert_logprob(got->values[i], want, "top", i);
+    }
+    for (uint32_t i = n; i < n_top; i++) {
+        assert_int_equal(got->ids[i], OPS_NO_TOKEN);
+        assert_true(got->values[i] == -INFINITY);
+    }
+    ops_assert_poison(got->values + n_top, OPS_TOP_LOGPROBS_MAX - n_top, "logprobs");
+    free(v);
+}
+
+static void test_sample_logprobs_are_those_of_the_raw_logits(void **state)
+{
+    (void)state;
+    static const uint32_t vocabs[] = {1, 2, 19, 20, 21, 64, 1000, 5003};
+    struct device *dev = ops_open(CPU_ISA_AUTO, 1);
+    uint64_t random = 8;
+    for (uint32_t i = 0; i < sizeof(vocabs) / sizeof(vocabs[0]) * 8; i++) {
+        uint32_t n_vocab = vocabs[i / 8], banned = n_vocab / 2, n_top = (i * 13) % 21;
+        float *logits = ops_random_floats(n_vocab, i + 9);
+        for (uint32_t k = 0; k < n_vocab; k++) {
+            logits[k] = i % 3 ? roundf(logits[k] * 40.0f) : logits[k] * 12.0f;
+            if (i % 4 == 3)
+                logits[k] = k % 3 == 0 ? NAN : k % 3 == 1 ? -INFINITY : logits[k];
+            if (i % 8 == 6 && k % 300 == 1)
+                logits[k] = INFINITY;
+        }
+        struct sample_token token = {.id = n_vocab / 3, .seen = 2, .bias = 30.0f};
+        struct sample_logprobs *out = ops_poisoned(sizeof(*out));
+        struct sample_row row = random_plan(&random, n_vocab);
+        row.temperature *= i % 2 ? 1.0f : 0.0f;
+        row.banned = &banned;
+        row.n_banned = 1;
+        row.tokens = &token;
+        row.n_tokens = 1;
+        row.presence = 0.5f;
+        row.n_top = n_top;
+        uint32_t without = sample_one(dev, logits, n_vocab, &row);
+        row.logprobs = out;
+        uint32_t id = sample_one(dev, logits, n_vocab, &row);
+        assert_int_equal(id, without);
+        check_logprobs(logits, n_vocab, n_top, id, out);
+        if (id == OPS_NO_TOKEN)
+            assert_true(out->chosen == -INFINITY);
+        free(out), free(logits);
+    }
+    device_close(dev);
+}
+
 static void test_sample_row_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
@@ -462,6 +656,10 @@ static void test_sample_bad_arguments_are_refused(void **state)
     args.logits_stride = 8;
     row.n_banned = 1;
     assert_int_equal(dev->ops->sample(dev, &args), ST_INVALID);
+    row = (struct sample_row){.n_tokens = 1};
+    assert_int_equal(dev->ops->sample(dev, &args), ST_INVALID);
+    row = (struct sample_row){.n_top = OPS_TOP_LOGPROBS_MAX + 1};
+    assert_int_equal(dev->ops->sample(dev, &args), ST_INVALID);
     struct argmax_args greedy = {logits, 8, &id, 1, 0};
     assert_int_equal(dev->ops->argmax(dev, &greedy), ST_INVALID);
     assert_int_equal(id, 77);
@@ -479,6 +677,10 @@ int main(void)
         cmocka_unit_test(test_sample_large_flat_vocabulary_reaches_its_end),
         cmocka_unit_test(test_sample_greedy_and_cold_take_the_best_not_banned),
         cmocka_unit_test(test_sample_odd_logits_never_win_or_crash),
+        cmocka_unit_test(test_sample_penalties_and_bias_draw_as_from_edited_logits),
+        cmocka_unit_test(test_sample_newest_counts_once_more),
+        cmocka_unit_test(test_sample_draws_allowed_tokens_only),
+        cmocka_unit_test(test_sample_logprobs_are_those_of_the_raw_logits),
         cmocka_unit_test(test_sample_row_does_not_depend_on_its_batch),
         cmocka_unit_test(test_argmax_ties_nan_and_batches),
         cmocka_unit_test(test_sample_bad_arguments_are_refused),

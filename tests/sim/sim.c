@@ -108,6 +108,19 @@ static void sim_options_retry(struct sim *sim)
     o->crash_ppm = o->pause_ppm = o->disconnect_ppm = 0;
 }
 
+/* Long answers that outgrow the pool together. */
+static void sim_options_crowd(struct sim *sim)
+{
+    struct sim_options *o = &sim->opts;
+    o->prompt_max = 1 + rng_below(&sim->rng, 40);
+    o->output_max = 60 + rng_below(&sim->rng, 160);
+    uint32_t fit = (o->prompt_max + o->output_max) / SIM_BLOCK_TOKENS + 3;
+    o->blocks = fit + rng_below(&sim->rng, fit);
+    o->batch_seqs = 4 + rng_below(&sim->rng, 12);
+    o->arrival_ns = sim_between(sim, 0, 20 * NS_PER_MS);
+    o->token_ns = 40 * NS_PER_US;
+}
+
 static void sim_options_draw(struct sim *sim)
 {
     struct sim_options *o = &sim->opts;
@@ -154,8 +167,14 @@ static void sim_options_draw(struct sim *sim)
     o->stop_ppm = sim_ppm(sim, 20000, 50);
     o->shared_prefix_ppm = sim_ppm(sim, 700000, 30);
     o->remote_hosts = rng_below(&sim->rng, 2);
-    if (rng_below(&sim->rng, 10) == 0)
+    o->steps_max = rng_below(&sim->rng, 8) == 0 ? 1 : SIM_STEPS_MAX;
+    o->step_fail_ppm = sim_ppm(sim, 3000, 60);
+    o->ahead_prompt_tokens = rng_below(&sim->rng, 4) == 0 ? SIM_BLOCK_TOKENS : UINT32_MAX;
+    uint32_t special = rng_below(&sim->rng, 20);
+    if (special < 2)
         sim_options_retry(sim);
+    else if (special < 5)
+        sim_options_crowd(sim);
 }
 
 /* ---- clients ---- */

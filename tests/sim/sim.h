@@ -29,18 +29,20 @@
 #define SIM_VOCAB        97u
 #define SIM_EOS          13u
 #define SIM_NO_WORKER    UINT32_MAX
+#define SIM_STEPS_MAX    2u
 
 /* Drawn per seed: a swarm, so that each seed stresses something else. */
 struct sim_options {
     uint32_t n_prefill, n_decode, n_unified;
     uint32_t n_requests, blocks, layers, layer_groups, chunk_tokens, batch_tokens, batch_seqs;
     uint32_t prompt_max, output_max;
+    uint32_t steps_max, ahead_prompt_tokens;
     uint64_t token_ns;                   /* longest time of a token in a step */
     uint64_t arrival_ns;                 /* mean time between requests */
     uint64_t delay_min_ns, delay_max_ns; /* of a frame */
     uint32_t loss_ppm, repeat_ppm, reorder_ppm;
     uint64_t write_max_ns; /* a one-sided write lands within this */
-    uint32_t push_fail_ppm, late_record_ppm;
+    uint32_t push_fail_ppm, late_record_ppm, step_fail_ppm;
     uint64_t late_record_ns; /* such a record comes within this */
     uint64_t timeout_ns; /* of the router, for every leg: short ones retry into what is still under
                             way */
@@ -95,11 +97,12 @@ struct sim_worker {
     uint64_t incarnation; /* grows with each start; part of the instance */
     uint64_t instance, epoch;
     struct worker_core *core;
-    struct runner *runner;
+    struct runner *runner, *rerun; /* a step at its begin, at its end */
     uint8_t *pool;
-    bool step_running;
-    struct step_plan plan;
-    uint64_t tick_at; /* SIM_TICK scheduled for this time */
+    struct step_plan plans[SIM_STEPS_MAX]; /* under way, oldest first */
+    uint32_t n_steps;
+    uint64_t busy_until; /* end of the newest of them */
+    uint64_t tick_at;    /* SIM_TICK scheduled for this time */
     /* The one control connection, as each side sees it. */
     uint64_t connection; /* 0: none */
     bool worker_side_up, router_side_up;
@@ -130,6 +133,7 @@ struct sim_request {
 struct sim_counts {
     uint64_t events, requests, done, failed, refused, cancelled, tokens, frames, lost, writes,
         crashes, pauses, disconnects, fences;
+    uint64_t steps, steps_ahead, steps_failed, preemptions; /* ahead: begun behind another */
 };
 
 struct sim {

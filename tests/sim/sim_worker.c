@@ -1,8 +1,9 @@
 /* Simulated worker processes: the shipped worker core, the hash runner on real block memory, and a
  * transport whose one-sided writes land late, one by one, unchecked - as RDMA does.
  *
- * A step's KV is computed when it starts and once more when it ends: if its blocks were given away
- * meanwhile, the second run overwrites their new owner, and the tokens show it. */
+ * A step's KV is computed when it is planned, behind those under way, and once more when it ends:
+ * if its blocks were given away meanwhile, the second run overwrites their new owner, and the
+ * tokens show it. */
 #include "sim.h"
 
 #include <stdio.h>
@@ -27,6 +28,8 @@ enum status sim_worker_start(struct sim *sim, uint32_t index)
                                 .hash_vocab_size = SIM_VOCAB,
                                 .hash_layer_count = sim->opts.layers};
     enum status st = runner_create(&ropts, &w->runner, err, sizeof(err));
+    if (st == ST_OK)
+        st = runner_create(&ropts, &w->rerun, err, sizeof(err));
     if (st != ST_OK)
         return st;
     const struct kv_geometry *g = runner_geometry(w->runner);
@@ -37,6 +40,7 @@ enum status sim_worker_start(struct sim *sim, uint32_t index)
     if (w->pool == NULL)
         return ST_NO_MEMORY;
     runner_set_pool(w->runner, w->pool, sim->opts.blocks);
+    runner_set_pool(w->rerun, w->pool, sim->opts.blocks);
     struct worker_core_opts opts = {
         .role = w->role,
         .instance = w->instance,
@@ -53,6 +57,8 @@ enum status sim_worker_start(struct sim *sim, uint32_t index)
         .queue_max = 64,
         .max_batch_tokens = sim->opts.batch_tokens,
         .prefill_chunk_tokens = sim->opts.chunk_tokens,
+        .steps_max = sim->opts.steps_max,
+        .ahead_prompt_tokens = sim->opts.ahead_prompt_tokens,
         .headroom_blocks = 1,
         .n_eos = 1,
         .eos = {SIM_EOS},
@@ -64,8 +70,9 @@ enum status sim_worker_start(struct sim *sim, uint32_t index)
     memcpy(opts.cache_secret, sim->cache_secret, sizeof(opts.cache_secret));
     st = worker_core_create(&opts, &w->core);
     w->up = st == ST_OK;
-    w->paused = w->step_running = w->worker_side_up = false;
-    w->tick_at = 0;
+    w->paused = w->worker_side_up = false;
+    w->n_steps = 0;
+    w->tick_at = w->busy_until = 0;
     memset(w->cut_incarnation, 0, sizeof(w->cut_incarnation));
     sim_trace(sim, "start", index, w->incarnation);
     return st;
@@ -74,12 +81,16 @@ enum status sim_worker_start(struct sim *sim, uint32_t index)
 void sim_worker_stop(struct sim *sim, uint32_t index)
 {
     struct sim_worker *w = &sim->workers[index];
-    (void)sim;
+    struct wire_stats stats = {0};
+    if (w->core != NULL)
+        worker_core_stats(w->core, sim->now, &stats);
+    sim->counts.preemptions += stats.preemptions;
     worker_core_destroy(w->core);
     runner_destroy(w->runner);
+    runner_destroy(w->rerun);
     free(w->pool);
     w->core = NULL;
-    w->runner = NULL;
+    w->runner = w->rerun = NULL;
     w->pool = NULL;
     w->up = false;
 }
@@ -229,35 +240,43 @@ static void worker_act(struct sim *sim, uint32_t index, const struct worker_acti
     }
 }
 
-/* Virtual time a step takes, with its layer groups reported on the way. */
-static void worker_step_start(struct sim *sim, uint32_t index)
+/* The step begins, in virtual time, when the one before is over; its layer groups are reported on
+ * the way. */
+static void worker_step_start(struct sim *sim, uint32_t index, const struct step_plan *plan)
 {
     struct sim_worker *w = &sim->workers[index];
-    struct step_result result;
-    uint64_t total = 500 * NS_PER_US + w->plan.n_tokens * sim_between(sim, sim->opts.token_ns / 8,
-                                                                      sim->opts.token_ns);
-    if (w->plan.n_items > sim->opts.batch_seqs || w->plan.n_items == 0)
-        sim_violation(sim, "worker %u plans a step of %u sequences", index, w->plan.n_items);
-    w->step_running = true;
-    if (runner_step(w->runner, &w->plan, on_layers_ignored, NULL, &result) != ST_OK)
+    uint64_t total = 500 * NS_PER_US +
+                     plan->n_tokens * sim_between(sim, sim->opts.token_ns / 8, sim->opts.token_ns);
+    if (plan->n_items > sim->opts.batch_seqs || plan->n_items == 0)
+        sim_violation(sim, "worker %u plans a step of %u sequences", index, plan->n_items);
+    if (w->n_steps == SIM_STEPS_MAX) {
+        sim_violation(sim, "worker %u plans too many steps", index);
+        return;
+    }
+    sim->counts.steps++;
+    sim->counts.steps_ahead += w->n_steps > 0;
+    w->plans[w->n_steps++] = *plan;
+    if (runner_begin(w->runner, plan, on_layers_ignored, NULL) != ST_OK)
         sim_violation(sim, "worker %u: step refused by the engine", index);
+    uint64_t wait = w->busy_until > sim->now ? w->busy_until - sim->now : 0;
     uint32_t groups = sim->opts.layer_groups, layers = sim->opts.layers, first = 0;
-    for (uint32_t g = 0; g < groups && w->plan.report_layers; g++) {
+    for (uint32_t g = 0; g < groups && plan->report_layers; g++) {
         uint32_t end = layers * (g + 1) / groups;
-        sim_schedule(sim, total * (g + 1) / (groups + 1),
+        sim_schedule(sim, wait + total * (g + 1) / (groups + 1),
                      &(struct sim_event){.kind = SIM_LAYERS,
                                          .worker = index,
                                          .incarnation = w->incarnation,
-                                         .id = w->plan.step_id,
+                                         .id = plan->step_id,
                                          .a = first,
                                          .b = end - first});
         first = end;
     }
-    sim_schedule(sim, total,
+    w->busy_until = sim->now + wait + total;
+    sim_schedule(sim, wait + total,
                  &(struct sim_event){.kind = SIM_STEP_DONE,
                                      .worker = index,
                                      .incarnation = w->incarnation,
-                                     .id = w->plan.step_id});
+                                     .id = plan->step_id});
 }
 
 void sim_worker_pump(struct sim *sim, uint32_t index)
@@ -268,8 +287,9 @@ void sim_worker_pump(struct sim *sim, uint32_t index)
         worker_act(sim, index, &act);
     if (!w->up || sim->violated)
         return;
-    if (!w->step_running && worker_core_next_step(w->core, sim->now, &w->plan))
-        worker_step_start(sim, index);
+    struct step_plan plan;
+    while (!sim->violated && worker_core_next_step(w->core, sim->now, &plan))
+        worker_step_start(sim, index, &plan);
     while (worker_core_next_action(w->core, &act))
         worker_act(sim, index, &act);
     uint64_t at = worker_core_deadline(w->core);
@@ -321,13 +341,36 @@ static void ev_record(struct sim *sim, const struct sim_event *e)
     arena_reset(&sim->scratch);
 }
 
+static bool result_equal(const struct step_result *a, const struct step_result *b)
+{
+    return a->n_tokens == b->n_tokens &&
+           memcmp(a->tokens, b->tokens, a->n_tokens * sizeof(*a->tokens)) == 0 &&
+           memcmp(a->item_ids, b->item_ids, a->n_tokens * sizeof(*a->item_ids)) == 0;
+}
+
 static void ev_step_done(struct sim *sim, const struct sim_event *e)
 {
     struct sim_worker *w = &sim->workers[e->worker];
-    struct step_result result = {.step_id = e->id};
-    result.status = runner_step(w->runner, &w->plan, on_layers_ignored, NULL, &result);
-    result.step_id = e->id;
-    w->step_running = false;
+    struct step_result begun, result;
+    if (e->id != w->plans[0].step_id) { /* a pause held the one before back */
+        sim_schedule(sim, 1, e);
+        return;
+    }
+    enum status st = runner_finish(w->runner, &begun);
+    if (st == ST_OK)
+        st = runner_step(w->rerun, &w->plans[0], on_layers_ignored, NULL, &result);
+    if (st != ST_OK || !result_equal(&begun, &result)) {
+        sim_violation(sim, "worker %u: step %llu ends otherwise than it began", e->worker,
+                      (unsigned long long)e->id);
+        return;
+    }
+    if (!sim->healing && sim_chance(sim, sim->opts.step_fail_ppm)) {
+        sim->counts.steps_failed++;
+        result.status = ST_INTERNAL;
+        result.n_tokens = 0;
+    }
+    w->plans[0] = w->plans[1];
+    w->n_steps--;
     worker_core_step_done(w->core, sim->now, &result);
 }
 

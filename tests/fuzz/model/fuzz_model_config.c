@@ -22,6 +22,12 @@ static void check(const struct model_desc *d)
     for (uint32_t i = 0; i < d->n_layers; i++)
         if (d->layer_window[i] != 0 && d->window == 0)
             abort();
+    if (d->weight_scaling > MODEL_SCALE_BLOCK)
+        abort();
+    for (uint32_t i = 0; i < MODEL_LAYERS_MAX; i++)
+        if (d->layer_plain[i] >> MODEL_MATRICES != 0 ||
+            (d->layer_plain[i] != 0 && (i >= d->n_layers || d->weight_scaling == MODEL_SCALE_NONE)))
+            abort();
     for (uint32_t i = 0; i < d->head_dim / 2; i++)
         if (!isfinite(d->inv_freq[i]) || d->inv_freq[i] < 0)
             abort();

@@ -41,9 +41,9 @@ struct run {
     uint64_t pushes[PUSHES]; /* not answered; 0: free */
     struct loan_seen loans[LOANS];
     uint32_t n_loans;
-    uint64_t fences[N_IDS]; /* asked for and not granted */
-    struct step_plan plan;
-    uint32_t step_running;
+    uint64_t fences[N_IDS];    /* asked for and not granted */
+    struct step_plan plans[2]; /* under way, oldest first */
+    uint32_t n_plans;
 };
 
 static uint32_t take(struct run *run, uint32_t below)
@@ -212,12 +212,13 @@ static void op_record(struct run *run)
 static void op_step_done(struct run *run)
 {
     uint32_t ids[SEQS], tokens[SEQS];
-    struct step_result result = {.step_id = run->plan.step_id, .item_ids = ids, .tokens = tokens};
-    if (!run->step_running)
+    const struct step_plan *plan = &run->plans[0];
+    struct step_result result = {.step_id = plan->step_id, .item_ids = ids, .tokens = tokens};
+    if (run->n_plans == 0)
         return;
     result.status = take(run, 16) == 1 ? ST_INTERNAL : ST_OK;
-    for (uint32_t i = 0; i < run->plan.n_items; i++) {
-        const struct step_item *item = &run->plan.items[i];
+    for (uint32_t i = 0; i < plan->n_items; i++) {
+        const struct step_item *item = &plan->items[i];
         for (uint32_t b = 0; b < item->n_blocks; b++) {
             if (kv_pool_block_state(worker_core_pool(run->core), item->blocks[b], NULL) != 'o')
                 broken("a block was given away during the step that writes it");
@@ -227,7 +228,8 @@ static void op_step_done(struct run *run)
         ids[result.n_tokens] = item->item_id;
         tokens[result.n_tokens++] = 3 + take(run, 8);
     }
-    run->step_running = 0;
+    run->plans[0] = run->plans[1];
+    run->n_plans--;
     worker_core_step_done(run->core, run->now, &result);
 }
 
@@ -269,7 +271,7 @@ static void op(struct run *run)
     } else if (kind == 11 || kind == 12) {
         op_push_done(run, take(run, 4), take(run, 8) == 1 ? ST_IO : ST_OK);
     } else if (kind == 13) {
-        worker_core_layers_done(run->core, run->now, run->plan.step_id, take(run, LAYERS + 1),
+        worker_core_layers_done(run->core, run->now, run->plans[0].step_id, take(run, LAYERS + 1),
                                 take(run, LAYERS + 1));
     } else if (kind == 14) {
         run->now += (uint64_t)take(run, 32) * SECOND / 4;
@@ -283,18 +285,20 @@ static void op(struct run *run)
         worker_core_peer_error(run->core, run->now, 100 + take(run, N_IDS));
     } else if (kind == 17 && take(run, 32) == 1) {
         worker_core_drain(run->core, run->now);
-    } else if (run->step_running) {
+    } else if (run->n_plans == 2 || (run->n_plans == 1 && kind < 22)) {
         op_step_done(run);
-    } else {
-        run->step_running = worker_core_next_step(run->core, run->now, &run->plan);
+    } else if (worker_core_next_step(run->core, run->now, &run->plans[run->n_plans])) {
+        run->n_plans++;
     }
 }
 
 /* Everybody goes; what is asked for is granted. */
 static void settle(struct run *run)
 {
-    op_step_done(run);
-    take_actions(run);
+    while (run->n_plans > 0) {
+        op_step_done(run);
+        take_actions(run);
+    }
     for (uint32_t i = 0; i < N_IDS; i++) {
         op_conn(run, i, 0);
         take_actions(run);
@@ -346,6 +350,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                     .queue_max = 8,
                                     .max_batch_tokens = 16,
                                     .prefill_chunk_tokens = 8,
+                                    .steps_max = 2,
+                                    .ahead_prompt_tokens = 8,
                                     .headroom_blocks = take(run, 3),
                                     .n_eos = 1,
                                     .eos = {3},

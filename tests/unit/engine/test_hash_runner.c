@@ -414,6 +414,147 @@ static void test_hash_runner_delay_is_spread_over_the_groups(void **state)
     kit_close(&kit);
 }
 
+/* ---- Steps begun behind each other ---------------------------------------------------------- */
+
+static enum status begin(struct kit *kit, const struct step_item *items, uint32_t n_items)
+{
+    struct step_plan plan = {.step_id = kit->steps + 1, .n_items = n_items, .items = items};
+    for (uint32_t i = 0; i < n_items; i++)
+        plan.n_tokens += items[i].n_tokens;
+    enum status st = runner_begin(kit->runner, &plan, kit_on_layers, kit);
+    kit->steps += st == ST_OK;
+    return st;
+}
+
+/* The item behind one that samples and is not finished. */
+static struct step_item item_after(const struct kit *kit, struct kit_seq *seq, uint32_t index)
+{
+    seq->n_tokens++; /* not known yet */
+    seq->sampling.output_position++;
+    struct step_item item = kit_item(kit, seq, 1, true);
+    item.tokens = NULL;
+    item.after_item = 1 + index;
+    return item;
+}
+
+static void test_hash_runner_steps_begun_ahead_equal_expectation(void **state)
+{
+    struct kit kit;
+    struct kit_seq a, b;
+    struct step_result result, older;
+    struct runner_opts opts = hash_opts();
+    (void)state;
+    kit_open(&kit, &opts);
+    assert_int_equal(runner_depth(kit.runner), 2);
+    kit_seq_init(&a, 1, 40, VOCAB, 0);
+    kit_seq_init(&b, 2, 33, VOCAB, 16);
+    struct kit_seq a_known = a, b_known = b;
+    struct step_item items[2] = {kit_item(&kit, &a, 40, true), kit_item(&kit, &b, 33, true)};
+    uint32_t at_a = 0;
+    assert_int_equal(begin(&kit, items, 2), ST_OK);
+    for (uint32_t step = 1; step <= 30; step++) {
+        /* They change places, so that the index counts. */
+        struct step_item next_a = item_after(&kit, &a, at_a);
+        struct step_item next_b = item_after(&kit, &b, 1 - at_a);
+        items[at_a] = next_b;
+        items[1 - at_a] = next_a;
+        assert_int_equal(begin(&kit, items, 2), ST_OK);
+        memset(items, 0xee, sizeof(items));                  /* not needed any more */
+        assert_int_equal(begin(&kit, items, 2), ST_INVALID); /* two are enough */
+        assert_int_equal(runner_finish(kit.runner, &result), ST_OK);
+        assert_int_equal(result.step_id, step);
+        assert_int_equal(result.n_tokens, 2);
+        assert_int_equal(result.tokens[at_a], expected(&a_known));
+        assert_int_equal(result.tokens[1 - at_a], expected(&b_known));
+        a_known.tokens[a_known.n_tokens++] = result.tokens[at_a];
+        b_known.tokens[b_known.n_tokens++] = result.tokens[1 - at_a];
+        a_known.sampling.output_position++;
+        b_known.sampling.output_position++;
+        at_a = 1 - at_a;
+    }
+    assert_int_equal(runner_finish(kit.runner, &older), ST_OK);
+    assert_int_equal(older.tokens[at_a], expected(&a_known));
+    assert_int_equal(runner_finish(kit.runner, &result), ST_INVALID); /* none is begun */
+    kit_close(&kit);
+}
+
+static void test_hash_runner_result_outlives_the_begin_of_the_next(void **state)
+{
+    struct kit kit;
+    struct kit_seq seq;
+    struct step_result result, last;
+    struct runner_opts opts = hash_opts();
+    (void)state;
+    kit_open(&kit, &opts);
+    kit_seq_init(&seq, 3, 20, VOCAB, 0);
+    uint32_t token = expected(&seq);
+    struct step_item item = kit_item(&kit, &seq, 20, true);
+    assert_int_equal(begin(&kit, &item, 1), ST_OK);
+    assert_int_equal(runner_finish(kit.runner, &result), ST_OK);
+    uint32_t id = item.item_id;
+    item = item_after(&kit, &seq, 0);
+    assert_int_equal(begin(&kit, &item, 1), ST_OK);
+    assert_int_equal(result.tokens[0], token);
+    assert_int_equal(result.item_ids[0], id);
+    assert_int_equal(runner_finish(kit.runner, &last), ST_OK);
+    kit_close(&kit);
+}
+
+static void test_hash_runner_token_that_is_not_sampled_before_is_refused(void **state)
+{
+    struct kit kit;
+    struct kit_seq a, b;
+    struct step_result result;
+    struct runner_opts opts = hash_opts();
+    (void)state;
+    kit_open(&kit, &opts);
+    kit_seq_init(&a, 1, 20, VOCAB, 0);
+    kit_seq_init(&b, 2, 20, VOCAB, 16);
+    struct step_item items[2] = {kit_item(&kit, &a, 20, true), kit_item(&kit, &b, 10, false)};
+    assert_int_equal(begin(&kit, items, 2), ST_OK);
+    struct step_item good = item_after(&kit, &a, 0);
+    struct step_item bad = good;
+    bad.after_item = 2; /* that one does not sample */
+    assert_int_equal(begin(&kit, &bad, 1), ST_INVALID);
+    bad.after_item = 3;
+    assert_int_equal(begin(&kit, &bad, 1), ST_INVALID);
+    bad = good;
+    bad.n_tokens = 2;
+    assert_int_equal(begin(&kit, &bad, 1), ST_INVALID);
+    kit.steps++; /* a plan is missing between the two */
+    assert_int_equal(begin(&kit, &good, 1), ST_INVALID);
+    kit.steps--;
+    assert_int_equal(
+        runner_step(kit.runner, &(struct step_plan){.step_id = 2}, kit_on_layers, &kit, &result),
+        ST_INVALID); /* not behind another */
+    assert_int_equal(begin(&kit, &good, 1), ST_OK);
+    assert_int_equal(runner_finish(kit.runner, &result), ST_OK);
+    assert_int_equal(runner_finish(kit.runner, &result), ST_OK);
+    kit_close(&kit);
+}
+
+static void test_hash_runner_waits_for_the_delay_when_finished(void **state)
+{
+    struct kit kit;
+    struct kit_seq seq;
+    struct step_result result;
+    struct runner_opts opts = hash_opts();
+    (void)state;
+    opts.hash_step_delay_us = 4000;
+    kit_open(&kit, &opts);
+    kit_seq_init(&seq, 10, 3, VOCAB, 0);
+    uint64_t start = time_monotonic_ns();
+    struct step_item item = kit_item(&kit, &seq, 3, true);
+    assert_int_equal(begin(&kit, &item, 1), ST_OK);
+    item = item_after(&kit, &seq, 0);
+    assert_int_equal(begin(&kit, &item, 1), ST_OK);
+    assert_int_equal(runner_finish(kit.runner, &result), ST_OK);
+    assert_true(time_monotonic_ns() - start >= 4 * NS_PER_MS);
+    assert_int_equal(runner_finish(kit.runner, &result), ST_OK);
+    assert_true(time_monotonic_ns() - start >= 8 * NS_PER_MS); /* one behind the other */
+    kit_close(&kit);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -430,6 +571,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_hash_runner_bad_options_are_refused),
         cmocka_unit_test(test_hash_runner_identity_follows_its_parameters),
         cmocka_unit_test(test_hash_runner_delay_is_spread_over_the_groups),
+        cmocka_unit_test(test_hash_runner_steps_begun_ahead_equal_expectation),
+        cmocka_unit_test(test_hash_runner_result_outlives_the_begin_of_the_next),
+        cmocka_unit_test(test_hash_runner_token_that_is_not_sampled_before_is_refused),
+        cmocka_unit_test(test_hash_runner_waits_for_the_delay_when_finished),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

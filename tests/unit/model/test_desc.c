@@ -294,7 +294,7 @@ static void test_desc_rope_scaling_of_unknown_kind_is_refused(void **state)
 static void test_desc_fields_that_change_the_mathematics_are_refused(void **state)
 {
     (void)state;
-    refuse(CONFIG_LLAMA, "quantization_config", "{\"quant_method\":\"fp8\"}", ST_UNSUPPORTED);
+    refuse(CONFIG_LLAMA, "quantization_config", "{\"quant_method\":\"awq\"}", ST_UNSUPPORTED);
     refuse(CONFIG_LLAMA, "auto_map", "{}", ST_UNSUPPORTED);
     refuse(CONFIG_LLAMA, "hidden_act", "\"gelu\"", ST_UNSUPPORTED);
     refuse(CONFIG_LLAMA, "partial_rotary_factor", "0.5", ST_UNSUPPORTED);

@@ -51,6 +51,9 @@ static inline struct worker_core_opts kit_opts(uint32_t role, uint32_t block_cou
         .queue_max = 16,
         .max_batch_tokens = 32,
         .prefill_chunk_tokens = 16,
+        .steps_max =
+            role == WIRE_ROLE_PREFILL ? 2 : 1, /* a prefill worker takes one all the same */
+        .ahead_prompt_tokens = UINT32_MAX,
         .n_eos = 1,
         .eos = {KIT_EOS},
         .stats_interval_ns = NS_PER_S,
@@ -305,21 +308,28 @@ static inline bool kit_plan(struct kit *kit)
     return true;
 }
 
-/* Ends the planned step; each item that samples gets token 1000 + its output position, or `token`
- * when that is not 0. */
-static inline void kit_finish_step(struct kit *kit, enum status st, uint32_t token)
+/* Ends a step; each item that samples gets token 1000 + its output position, or `token` when that
+ * is not 0. */
+static inline void kit_finish_plan(struct kit *kit, const struct step_plan *plan,
+                                   const struct step_item *items, enum status st, uint32_t token)
 {
     uint32_t ids[64], tokens[64];
     struct step_result result = {
-        .step_id = kit->plan.step_id, .status = (uint32_t)st, .item_ids = ids, .tokens = tokens};
-    for (uint32_t i = 0; i < kit->plan.n_items && st == ST_OK; i++) {
-        if (!kit->items[i].sample)
+        .step_id = plan->step_id, .status = (uint32_t)st, .item_ids = ids, .tokens = tokens};
+    for (uint32_t i = 0; i < plan->n_items && st == ST_OK; i++) {
+        if (!items[i].sample)
             continue;
-        ids[result.n_tokens] = kit->items[i].item_id;
-        tokens[result.n_tokens++] = token != 0 ? token : 1000 + kit->items[i].output_position;
+        ids[result.n_tokens] = items[i].item_id;
+        tokens[result.n_tokens++] = token != 0 ? token : 1000 + items[i].output_position;
     }
     worker_core_step_done(kit->core, kit->now, &result);
     kit_drain(kit);
+}
+
+/* Ends the step planned last. */
+static inline void kit_finish_step(struct kit *kit, enum status st, uint32_t token)
+{
+    kit_finish_plan(kit, &kit->plan, kit->items, st, token);
 }
 
 /* Plans and ends one step. */

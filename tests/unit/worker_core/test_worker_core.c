@@ -29,8 +29,8 @@ static void test_create_with_bad_sizes_is_invalid(void **state)
 {
     (void)state;
     struct worker_core *core = NULL;
-    struct worker_core_opts opts[10];
-    for (uint32_t i = 0; i < 10; i++)
+    struct worker_core_opts opts[12];
+    for (uint32_t i = 0; i < 12; i++)
         opts[i] = kit_opts(WIRE_ROLE_UNIFIED, 8);
     opts[0].role = WIRE_ROLE_ROUTER;
     opts[1].pool.block_count = 0;
@@ -42,7 +42,9 @@ static void test_create_with_bad_sizes_is_invalid(void **state)
     opts[7].prefill_chunk_tokens = KIT_BT - 1;
     opts[8].n_eos = 9;
     opts[9].pool.block_tokens = 0;
-    for (uint32_t i = 0; i < 10; i++)
+    opts[10].steps_max = 0;
+    opts[11].steps_max = 3;
+    for (uint32_t i = 0; i < 12; i++)
         assert_int_equal(worker_core_create(&opts[i], &core), ST_INVALID);
     assert_null(core);
     worker_core_destroy(NULL);

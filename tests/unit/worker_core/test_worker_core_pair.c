@@ -110,8 +110,9 @@ struct cancel {
 };
 
 struct engine {
-    struct step_plan plan;
-    uint32_t running, layer;
+    struct step_plan plans[2]; /* given to it, oldest first */
+    uint32_t n_plans, layer;   /* layer: of the oldest, which it computes */
+    uint32_t sampled[16];      /* by the items of the plan before that */
 };
 
 struct world {
@@ -130,6 +131,7 @@ struct world {
      * the owner's grant. */
     uint32_t connected[2];
     uint32_t n_done, n_tokens, n_fenced, n_landed, n_lost_routers, n_retries, n_stale;
+    uint32_t n_ahead; /* steps planned behind another */
 };
 
 static struct world w;
@@ -596,17 +598,20 @@ static uint32_t sample(uint32_t core, const struct step_item *item)
 
 static void engine_layer(uint32_t core, struct engine *e)
 {
-    for (uint32_t i = 0; i < e->plan.n_items; i++) {
-        const struct step_item *item = &e->plan.items[i];
+    const struct step_plan *plan = &e->plans[0];
+    for (uint32_t i = 0; i < plan->n_items; i++) {
+        const struct step_item *item = &plan->items[i];
+        const uint32_t *tokens =
+            item->after_item != 0 ? &e->sampled[item->after_item - 1] : item->tokens;
         for (uint32_t k = 0; k < item->n_tokens; k++) {
             uint32_t pos = item->position + k, at = item->blocks[pos / BT];
             uint32_t *slot =
                 core == 0 ? &w.p_mem[at][e->layer][pos % BT] : &w.d_mem[at][e->layer][pos % BT];
-            *slot = item->tokens[k];
+            *slot = tokens[k];
         }
     }
-    if (e->plan.report_layers && !chance(100))
-        worker_core_layers_done(w.core[core], w.now, e->plan.step_id, e->layer, 1);
+    if (plan->report_layers && !chance(100))
+        worker_core_layers_done(w.core[core], w.now, plan->step_id, e->layer, 1);
     e->layer++;
     take_actions(core);
 }
@@ -615,27 +620,32 @@ static void engine_run(uint32_t core)
 {
     struct engine *e = &w.engine[core];
     uint32_t ids[16], tokens[16];
-    if (!e->running) {
-        e->running = worker_core_next_step(w.core[core], w.now, &e->plan);
-        e->layer = 0;
+    const struct step_plan *plan = &e->plans[0];
+    if (e->n_plans < 2 && chance(800) &&
+        worker_core_next_step(w.core[core], w.now, &e->plans[e->n_plans])) {
+        w.n_ahead += e->n_plans++ > 0;
         take_actions(core);
-        return;
     }
+    if (e->n_plans == 0)
+        return;
     if (e->layer < LAYERS) {
         engine_layer(core, e);
         return;
     }
     struct step_result result = {
-        .step_id = e->plan.step_id, .item_ids = ids, .tokens = tokens, .status = ST_OK};
+        .step_id = plan->step_id, .item_ids = ids, .tokens = tokens, .status = ST_OK};
     if (chance(w.faults))
         result.status = ST_INTERNAL;
-    for (uint32_t i = 0; i < e->plan.n_items && result.status == ST_OK; i++) {
-        if (!e->plan.items[i].sample)
+    for (uint32_t i = 0; i < plan->n_items && result.status == ST_OK; i++) {
+        if (!plan->items[i].sample)
             continue;
-        ids[result.n_tokens] = e->plan.items[i].item_id;
-        tokens[result.n_tokens++] = sample(core, &e->plan.items[i]);
+        ids[result.n_tokens] = plan->items[i].item_id;
+        e->sampled[i] = sample(core, &plan->items[i]);
+        tokens[result.n_tokens++] = e->sampled[i];
     }
-    e->running = 0;
+    e->plans[0] = e->plans[1];
+    e->n_plans--;
+    e->layer = 0;
     worker_core_step_done(w.core[core], w.now, &result);
     take_actions(core);
 }
@@ -697,6 +707,8 @@ static struct worker_core *core_new(uint32_t core)
                                     .queue_max = 24,
                                     .max_batch_tokens = 24,
                                     .prefill_chunk_tokens = 12,
+                                    .steps_max = 1 + (core == 1 && draw(4) > 0),
+                                    .ahead_prompt_tokens = draw(2) * BT,
                                     .headroom_blocks = draw(2),
                                     .stats_interval_ns = NS_PER_S / 10,
                                     .push_floor_bytes_per_s = 1000000,
@@ -764,6 +776,7 @@ static void test_pair_under_faults_gives_no_wrong_token_and_no_wild_write(void *
 {
     (void)state;
     uint32_t n_done = 0, n_fenced = 0, n_lost_routers = 0, n_landed = 0, n_retries = 0;
+    uint32_t n_ahead = 0;
     for (uint64_t seed = 1; seed <= 30; seed++) {
         world_run(seed, 1 + (uint32_t)seed % 5, 1500);
         n_done += w.n_done;
@@ -771,6 +784,7 @@ static void test_pair_under_faults_gives_no_wrong_token_and_no_wild_write(void *
         n_lost_routers += w.n_lost_routers;
         n_landed += w.n_landed;
         n_retries += w.n_retries;
+        n_ahead += w.n_ahead;
     }
     /* a run whose faults did not happen proves nothing */
     assert_true(n_done > 300);
@@ -778,6 +792,7 @@ static void test_pair_under_faults_gives_no_wrong_token_and_no_wild_write(void *
     assert_true(n_lost_routers > 5);
     assert_true(n_landed > 1000);
     assert_true(n_retries > 200);
+    assert_true(n_ahead > 1000);
     if (COUNTS_MALLOC)
         assert_true(n_mallocs > 0); /* the counter counts */
 }

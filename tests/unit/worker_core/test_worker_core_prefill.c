@@ -73,6 +73,11 @@ static void test_prefill_pushes_layer_groups_and_reports_both_ways(void **state)
     assert_true(kit_plan(&kit));
     assert_int_equal(kit.plan.report_layers, 1);
     assert_int_equal(kit.items[0].sample, 1);
+    prefill(&kit, 2, 1, 3, 0);
+    struct step_plan second;
+    assert_false(worker_core_next_step(kit.core, kit.now, &second)); /* one at a time */
+    kit_cancel(&kit, 2, 1, 0);
+    kit_forget(&kit);
     layers_done(&kit, 0, 3);
     assert_int_equal(kit_count(&kit, ACT_PUSH, 0), 1);
     const struct worker_action *a = kit_action(&kit, ACT_PUSH, 0, 0);
