@@ -29,7 +29,7 @@ struct options {
 struct shape {
     const char *name;
     uint32_t n, k;
-    bool is_head; /* results of f32, for few rows */
+    bool is_f32, is_head; /* results of f32, as the engine has them; for few rows */
 };
 
 struct bench {
@@ -137,9 +137,38 @@ static void print_row(const struct bench *b, const struct shape *s, uint32_t n_r
     report_row(NULL, what, seconds * 1e6, "us", limit * 1e6);
 }
 
-static enum status shape_rows(struct bench *b, const struct shape *s, uint32_t shape_index)
+static struct gemm_args args_of(const struct bench *b, const struct shape *s, uint32_t n_rows)
 {
     const enum ops_dtype act = b->dev->ops->activation(OPS_BF16);
+    return (struct gemm_args){.x = b->x,
+                              .x_dtype = act,
+                              .x_stride = s->k,
+                              .w = b->weights,
+                              .w_dtype = weight_dtype(b),
+                              .w_scale = b->scales,
+                              .w_scaling = b->o.scaling,
+                              .y = b->y,
+                              .y_dtype = s->is_f32 ? OPS_F32 : act,
+                              .y_stride = s->n,
+                              .n_rows =
+                                  s->is_head && n_rows > HEAD_ROWS_MAX ? HEAD_ROWS_MAX : n_rows,
+                              .n = s->n,
+                              .k = s->k};
+}
+
+/* As the engine does at its start, with the choices that it keeps. */
+static enum status shapes_prepare(struct bench *b, const struct shape *shapes, uint32_t n_shapes)
+{
+    struct gemm_args gemms[8];
+    for (uint32_t i = 0; i < n_shapes; i++)
+        gemms[i] = args_of(b, &shapes[i], bench_list_max(b->o.rows, b->o.n_rows));
+    return b->dev->ops->gemm_prepare != NULL
+               ? b->dev->ops->gemm_prepare(b->dev, gemms, n_shapes, "auto")
+               : ST_OK;
+}
+
+static enum status shape_rows(struct bench *b, const struct shape *s, uint32_t shape_index)
+{
     size_t bytes = ops_gemm_packed_bytes(weight_dtype(b), s->n, s->k);
     for (uint32_t i = 0; i < b->o.n_rows; i++) {
         uint32_t rows = b->o.rows[i];
@@ -150,18 +179,7 @@ static enum status shape_rows(struct bench *b, const struct shape *s, uint32_t s
         b->n_calls = b->n_copies < CALLS_MAX ? b->n_copies : CALLS_MAX;
         if (rows >= MANY_ROWS && b->n_calls > MANY_ROW_CALLS)
             b->n_calls = MANY_ROW_CALLS;
-        b->args = (struct gemm_args){.x = b->x,
-                                     .x_dtype = act,
-                                     .x_stride = s->k,
-                                     .w_dtype = weight_dtype(b),
-                                     .w_scale = b->scales,
-                                     .w_scaling = b->o.scaling,
-                                     .y = b->y,
-                                     .y_dtype = s->is_head ? OPS_F32 : act,
-                                     .y_stride = s->n,
-                                     .n_rows = rows,
-                                     .n = s->n,
-                                     .k = s->k};
+        b->args = args_of(b, s, rows);
         enum status st = product_time(b, shape_index * BENCH_LIST_MAX + i, &seconds);
         if (st != ST_OK)
             return st;
@@ -205,7 +223,7 @@ static enum status arrays_make(struct bench *b, const struct shape *shapes, uint
         const struct shape *s = &shapes[i];
         size_t w = ops_gemm_packed_bytes(weight_dtype(b), s->n, s->k);
         uint32_t y_rows = s->is_head && rows > HEAD_ROWS_MAX ? HEAD_ROWS_MAX : rows;
-        uint64_t y = (uint64_t)y_rows * s->n * ops_dtype_bytes(s->is_head ? OPS_F32 : act);
+        uint64_t y = (uint64_t)y_rows * s->n * ops_dtype_bytes(s->is_f32 ? OPS_F32 : act);
         b->weight_bytes = w > b->weight_bytes ? w : b->weight_bytes;
         x_elems = (uint64_t)rows * s->k > x_elems ? (uint64_t)rows * s->k : x_elems;
         y_bytes = y > y_bytes ? y : y_bytes;
@@ -228,11 +246,11 @@ static enum status gemm_run(struct bench *b, const struct model_desc *d)
 {
     const uint32_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
     const struct shape shapes[] = {
-        {"qkv", q + 2 * kv, d->hidden, false},
-        {"o", d->hidden, q, false},
-        {"gate-up", 2 * d->intermediate, d->hidden, false},
-        {"down", d->hidden, d->intermediate, false},
-        {"head", d->n_vocab, d->hidden, true},
+        {"qkv", q + 2 * kv, d->hidden, false, false},
+        {"o", d->hidden, q, true, false},
+        {"gate-up", 2 * d->intermediate, d->hidden, false, false},
+        {"down", d->hidden, d->intermediate, true, false},
+        {"head", d->n_vocab, d->hidden, true, true},
     };
     /* A checkpoint in fp8 has a head of bf16. */
     const uint32_t n_shapes =
@@ -243,6 +261,8 @@ static enum status gemm_run(struct bench *b, const struct model_desc *d)
         st = b->dev->ops->bind_thread(b->dev);
     if (st == ST_OK)
         st = arrays_make(b, shapes, n_shapes);
+    if (st == ST_OK)
+        st = shapes_prepare(b, shapes, n_shapes);
     printf("%-44s %13s %14s %16s %13s %8s\n", "product", "median", "", "", "limit", "share");
     for (uint32_t i = 0; i < n_shapes && st == ST_OK; i++)
         st = shape_rows(b, &shapes[i], i);

@@ -96,6 +96,17 @@ float as_bf16(float f)
     return f;
 }
 
+float odd_logit(struct rng &r)
+{
+    uint32_t odd = r.below(12);
+    return odd == 0   ? NAN
+           : odd == 1 ? -INFINITY
+           : odd == 2 ? -3e38f
+           : odd == 3 ? 1e-40f
+           : odd == 4 ? -0.0f
+                      : r.gauss() * 4.0f;
+}
+
 void fill_row(float *l, uint32_t n, int kind, struct rng r)
 {
     float few[9];
@@ -145,15 +156,8 @@ void fill_row(float *l, uint32_t n, int kind, struct rng r)
         case NONE:
             l[i] = i % 3 ? -INFINITY : NAN;
             break;
-        default: {
-            uint32_t odd = r.below(12);
-            l[i] = odd == 0   ? NAN
-                   : odd == 1 ? -INFINITY
-                   : odd == 2 ? -3e38f
-                   : odd == 3 ? 1e-40f
-                   : odd == 4 ? -0.0f
-                              : r.gauss() * 4.0f;
-        }
+        default:
+            l[i] = odd_logit(r);
         }
     }
     if (kind == PEAKED) {

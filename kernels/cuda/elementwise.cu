@@ -378,13 +378,22 @@ cudaError_t cuda_rmsnorm(const struct rmsnorm_args *args, cudaStream_t stream)
     return cudaGetLastError();
 }
 
+/* In pieces of what a grid may have of rows. */
 cudaError_t cuda_qkv(const struct qkv_args *args, cudaStream_t stream)
 {
-    dim3 grid((args->n_heads + 2 * args->pool.n_kv_heads + 3) / 4, args->rows.n_rows);
-    if (args->dtype == OPS_BF16)
-        launch_early(qkv_kernel<bf16>, grid, 128, stream, *args);
-    else
-        launch_early(qkv_kernel<float>, grid, 128, stream, *args);
+    constexpr uint32_t ROWS_MAX = 65535;
+    struct qkv_args a = *args;
+    for (uint32_t left = args->rows.n_rows; left > 0; left -= a.rows.n_rows) {
+        a.rows.n_rows = left < ROWS_MAX ? left : ROWS_MAX;
+        dim3 grid((a.n_heads + 2 * a.pool.n_kv_heads + 3) / 4, a.rows.n_rows);
+        if (a.dtype == OPS_BF16)
+            launch_early(qkv_kernel<bf16>, grid, 128, stream, a);
+        else
+            launch_early(qkv_kernel<float>, grid, 128, stream, a);
+        a.x = (char *)a.x + a.rows.n_rows * a.x_stride * ops_dtype_bytes(a.dtype);
+        a.rows.pos += a.rows.n_rows;
+        a.rows.seq += a.rows.n_rows;
+    }
     return cudaGetLastError();
 }
 

@@ -17,9 +17,9 @@ struct step_item {
     uint32_t position;      /* position of tokens[0] in the sequence, from 0 */
     uint32_t n_blocks;      /* blocks[] covers positions 0 .. position + n_tokens - 1 */
     const uint32_t *tokens; /* [n_tokens] */
-    /* 0: `tokens` is given. Else 1 + index of an item in the plan whose step_id is one less, begun
-     * but perhaps not finished: tokens[0] is what that item samples, n_tokens is 1 and `tokens` is
-     * not read. */
+    /* 0: `tokens` is given. Else, where two steps may be under way, 1 + index of an item in the
+     * plan whose step_id is one less, begun but perhaps not finished: tokens[0] is what that item
+     * samples, n_tokens is 1 and `tokens` is not read. */
     uint32_t after_item;
     const uint32_t *blocks; /* [n_blocks] pool block indices */
     uint8_t salt[16];       /* goes into the hash runner's chain */

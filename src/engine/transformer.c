@@ -231,14 +231,14 @@ static enum status transformer_open(struct transformer *t, const struct runner_o
     info_fill(t, weights_id);
     t->fused_rows = fused_rows_of(t);
     st = scratch_make(t);
-    if (st == ST_OK)
-        st = transformer_gemms_prepare(t, opts->cache_dir);
-    return st == ST_OK
-               ? ST_OK
-               : text_error_set(
-                     err, st,
-                     "the buffers of scheduler.max_batch_tokens = %u do not fit into memory",
-                     t->max_tokens);
+    if (st != ST_OK)
+        return text_error_set(
+            err, st, "the buffers of scheduler.max_batch_tokens = %u do not fit into memory",
+            t->max_tokens);
+    st = transformer_gemms_prepare(t, opts->cache_dir);
+    return st == ST_OK ? ST_OK
+                       : text_error_set(err, st, "the matrix products cannot be prepared: %s",
+                                        status_text(st));
 }
 
 static enum status transformer_create(const struct runner_opts *opts, struct runner **out_runner,

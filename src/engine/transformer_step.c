@@ -73,7 +73,7 @@ enum status transformer_input_make(struct transformer *t)
 static bool is_pending_known(const struct transformer *t, const struct step_plan *plan,
                              const struct step_item *item)
 {
-    return item->n_tokens == 1 && plan->step_id == t->last_step_id + 1 &&
+    return !t->dev->ops->is_host && item->n_tokens == 1 && plan->step_id == t->last_step_id + 1 &&
            item->after_item <= t->n_last && t->sampled_of[item->after_item - 1] != NO_TOKEN_PLACE;
 }
 
@@ -257,7 +257,8 @@ static uint32_t decode_rows(const struct transformer *t, uint32_t n)
     return rows < most ? rows : most;
 }
 
-/* Behind the work of a step. After an error the turn is not over, and the device is told so. */
+/* Behind the work of a step. After an error the turn is not over, and the device is told so; one
+ * that cannot be told would take the next step's input from the wrong place, and is done with. */
 static enum status turn_end(struct transformer *t, enum status st)
 {
     const struct device_ops *ops = t->dev->ops;
@@ -265,10 +266,12 @@ static enum status turn_end(struct transformer *t, enum status st)
         st = ops->mark(t->dev, t->n_begun % 2);
     if (st == ST_OK)
         t->n_begun++;
-    else if (!ops->is_host && ops->sync(t->dev) == ST_OK &&
-             ops->copy_in(t->dev, t->turn_dev, &t->n_begun, sizeof(t->n_begun)) == ST_OK)
-        ops->sync(t->dev);
-    return st;
+    if (st == ST_OK || ops->is_host)
+        return st;
+    bool is_told = ops->sync(t->dev) == ST_OK &&
+                   ops->copy_in(t->dev, t->turn_dev, &t->n_begun, sizeof(t->n_begun)) == ST_OK &&
+                   ops->sync(t->dev) == ST_OK;
+    return is_told ? st : ST_DEVICE;
 }
 
 /* n sequences of one token each, the same work every time: a device may replay it. plan NULL: all

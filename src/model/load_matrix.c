@@ -93,11 +93,11 @@ static enum status matrix_alloc(struct loader *l, struct matrix_load *f)
 static enum status scale_find(struct loader *l, const struct matrix_load *f, uint32_t i,
                               const struct safetensors_tensor **out)
 {
-    static const char *const unread[] = {"input_scale", "input_scale_ub"};
+    static const char *const unread[] = {"input_scale", "input_scale_ub", "activation_scale"};
     const enum model_scaling scaling = l->desc->weight_scaling;
     const uint64_t rows = f->parts[i].rows;
     char name[160];
-    for (uint32_t k = 0; k < 2; k++) {
+    for (uint32_t k = 0; k < 3; k++) {
         part_name(f, i, unread[k], name);
         loader_mark_used(l, safetensors_find(l->set, name));
     }
@@ -141,8 +141,14 @@ static enum status scales_read(struct loader *l, const struct matrix_load *f, fl
         if (st == ST_OK && !loader_dtype(t->dtype, false, &dtype))
             st = loader_dtype_error(l, t);
         bool is_one = l->desc->weight_scaling == MODEL_SCALE_TENSOR;
-        for (uint64_t k = 0; k < n && values != NULL && st == ST_OK; k++)
-            values[at + k] = loader_element(t->data, dtype, is_one ? 0 : k);
+        for (uint64_t k = 0; k < n && st == ST_OK; k++) {
+            float v = loader_element(t->data, dtype, is_one ? 0 : k);
+            if (!(v >= 0.0f && v < INFINITY))
+                st = text_error_set(l->err, ST_INVALID, "%s: scale %llu of tensor %s is %g",
+                                    l->opts->dir, (unsigned long long)k, t->name, (double)v);
+            else if (values != NULL)
+                values[at + k] = v;
+        }
         at += n;
     }
     return st;

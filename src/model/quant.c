@@ -75,7 +75,8 @@ static void ignore_module(const char *name, struct model_desc *desc)
     if (strncmp(name, prefix, sizeof(prefix) - 1) != 0)
         return;
     unsigned long layer = strtoul(name + sizeof(prefix) - 1, &rest, 10);
-    if (layer >= desc->n_layers || (*rest != '\0' && *rest != '.'))
+    if (rest == name + sizeof(prefix) - 1 || layer >= desc->n_layers ||
+        (*rest != '\0' && *rest != '.'))
         return;
     rest += *rest == '.';
     size_t bytes = strlen(rest);

@@ -93,20 +93,26 @@ static void worker_action(struct worker *w, const struct worker_action *act)
     }
 }
 
-void worker_pump(struct worker *w)
+static void worker_actions(struct worker *w)
 {
     struct worker_action act;
+    while (worker_core_next_action(w->core, &act)) {
+        worker_action(w, &act);
+        arena_reset(&w->scratch);
+    }
+}
+
+void worker_pump(struct worker *w)
+{
     if (w->core == NULL)
         return;
     do {
-        while (worker_core_next_action(w->core, &act)) {
-            worker_action(w, &act);
-            arena_reset(&w->scratch);
-        }
+        worker_actions(w);
         struct step_plan plan;
         while (worker_core_next_step(w->core, time_monotonic_ns(), &plan))
             engine_thread_run(w->engine, &plan);
         engine_thread_answered(w->engine);
+        worker_actions(w); /* planning admits and refuses too */
         w->again = false;
         for (uint32_t i = 0; i < WORKER_CONNS_MAX; i++)
             if (w->conns[i].conn != NULL)

@@ -219,6 +219,8 @@ static const struct fp8_form fp8_forms[] = {
     {QUANT_FP8_TENSOR, MODEL_SCALE_TENSOR, "weight_scale", "F32", 0, "input_scale", false, NULL},
     {QUANT_FP8_BLOCK, MODEL_SCALE_BLOCK, "weight_scale_inv", "F32", 2, NULL, false, NULL},
     {QUANT_FBGEMM, MODEL_SCALE_ROW, "weight_scale", "F32", 2, "input_scale_ub", false, "self_attn"},
+    {QUANT_FP8_TENSOR, MODEL_SCALE_TENSOR, "weight_scale_inv", "F32", 1, "activation_scale", false,
+     NULL},
 };
 #define FP8_FORMS (sizeof(fp8_forms) / sizeof(fp8_forms[0]))
 

@@ -413,6 +413,12 @@ static void test_transformer_plan_out_of_bounds_is_refused_untouched(void **stat
         assert_int_equal(kit.pool[i], 0xff);
     plan.n_tokens = 40;
     assert_int_equal(runner_step(kit.runner, &plan, NULL, NULL, &kit.result), ST_OK);
+    struct step_item pending = good; /* one step at a time: there is no token to come */
+    pending.position = 40;
+    pending.n_tokens = 1;
+    pending.after_item = 1;
+    plan = (struct step_plan){.step_id = 10, .n_items = 1, .n_tokens = 1, .items = &pending};
+    assert_int_equal(runner_step(kit.runner, &plan, NULL, NULL, &kit.result), ST_INVALID);
     kit_close(&kit);
 }
 

@@ -277,6 +277,42 @@ static void test_fp8_tensors_of_other_names_are_refused(void **state)
     refused_as(f, CONFIG_FP8, QUANT_COMPRESSED_CHANNEL, ST_INVALID, "weight_zero_point");
 }
 
+/* Overwrites the first scale of a tensor in the file. */
+static void scale_spoil(const struct model_dir *dir, const char *module, float value)
+{
+    struct safetensors *set = NULL;
+    float scale;
+    char path[512];
+    static char file[1u << 22];
+    assert_int_equal(safetensors_open_dir(dir->path, &set, (struct text_error){NULL, 0}), ST_OK);
+    memcpy(&scale, tensor(set, module, "weight_scale")->data, sizeof(scale));
+    safetensors_close(set);
+    snprintf(path, sizeof(path), "%s/model.safetensors", dir->path);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    size_t n = fread(file, 1, sizeof(file), f);
+    char *at = memmem(file, n, &scale, sizeof(scale));
+    assert_non_null(at);
+    fseek(f, at - file, SEEK_SET);
+    assert_int_equal(fwrite(&value, sizeof(value), 1, f), 1);
+    fclose(f);
+    assert_int_equal(safetensors_open_dir(dir->path, &set, (struct text_error){NULL, 0}), ST_OK);
+    assert_memory_equal(tensor(set, module, "weight_scale")->data, &value, sizeof(value));
+    safetensors_close(set);
+}
+
+static void test_fp8_scales_that_are_no_numbers_are_refused(void **state)
+{
+    const struct fixture *f = *state;
+    const float bad[] = {NAN, INFINITY, -1.0f};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        make(f, &fp8_forms[2]);
+        scale_spoil(&f->fp8, "mlp.down_proj", bad[i]);
+        refused_as(f, CONFIG_FP8, QUANT_COMPRESSED_CHANNEL, ST_INVALID,
+                   "down_proj.weight_scale is");
+    }
+}
+
 /* 48 rows of k and v do not fill a block. */
 static void test_fp8_blocks_across_parts_are_refused(void **state)
 {
@@ -362,6 +398,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_fp8_that_config_does_not_know_is_refused),
         cmocka_unit_test(test_fp8_parts_of_one_matrix_are_all_quantised_or_none),
         cmocka_unit_test(test_fp8_tensors_of_other_names_are_refused),
+        cmocka_unit_test(test_fp8_scales_that_are_no_numbers_are_refused),
         cmocka_unit_test(test_fp8_blocks_across_parts_are_refused),
         cmocka_unit_test(test_fp8_dummy_is_the_same_kept_and_dequantised),
         cmocka_unit_test(test_fp8_dummy_leaves_named_modules_plain),
