@@ -51,7 +51,8 @@ static void objects_destroy(const struct cuda_lt *lt, struct lt_objects *o)
 }
 
 /* Sums of e4m3 products in the tensor cores' own precision: its error (1e-3 of the result at 2048
- * terms, 3e-3 at 14336) is far below what rounding x to e4m3 costs (3e-2), and it is faster. */
+ * terms, 3e-3 at 14336) is far below what rounding x to e4m3 costs (3e-2), and it is faster. Any
+ * change here and in objects_make raises LT_SETTINGS_VERSION. */
 static cublasStatus_t f8_describe(const struct cuda_lt *lt, const struct lt_key *key,
                                   bool is_scaled, cublasLtMatmulDesc_t op)
 {

@@ -37,6 +37,10 @@
     F(cublasLtMatmulPreferenceDestroy)                                                             \
     F(cublasLtMatmulPreferenceSetAttribute)
 
+/* Raise it with every change to how a product is described to the library (types, scale modes, fast
+ * sums, workspace): what was measured before holds no longer (gemm_cache.h). */
+#define LT_SETTINGS_VERSION 1u
+
 /* How a product is made. The numbers are in files (gemm_cache.h): never change them.
  * DIRECT  one call of the library, with the scales of fp8 in it
  * WIDE    fp8 by way of bf16, for what the library refuses */

@@ -1,7 +1,7 @@
 /* Which of cuBLASLt's algorithms is the fastest for each shape and bucket of rows of a model,
  * measured when an engine starts and kept in a file (gemm_cache.h). What the time allowed does not
- * suffice for is measured at the next starts; until then the library's own favourite is taken.
- * Engine thread. */
+ * suffice for is measured at the next starts; until then the library's own favourite is taken. Any
+ * other that fails is one less to choose from, and stops no start. Engine thread. */
 #include "device/cuda_gemm_int.h"
 
 #include "base/file.h"
@@ -25,8 +25,12 @@
 #define OCTAVE_BUCKETS 8u
 #define LEVELS         4u
 #define FILL_SEED      1u
-#define SAMPLE_ROWS    4u
+#define SAMPLE_ROWS    8u
+#define SAMPLE_GROUP   64u  /* columns */
 #define SAME_SQUARE    1e-4 /* of the relative error of two right results */
+/* Remembered choices are compared with at most so many rows: several tiles of each kind, and for a
+ * whole model a fraction of the time that a start may take. */
+#define KNOWN_ROWS_MAX 512u
 
 /* The gemms of one shape; their weights take turns, so that they come from memory. */
 struct group {
@@ -34,6 +38,9 @@ struct group {
     const struct gemm_args **gemms;
     uint32_t n, rows_max;
     uint32_t turn;
+    /* Remembered ones that were right with KNOWN_ROWS_MAX rows: buckets often share one. */
+    cublasLtMatmulAlgo_t right[LT_CANDIDATES_MAX];
+    uint32_t n_right;
 };
 
 struct tuner {
@@ -43,11 +50,27 @@ struct tuner {
     const struct gemm_args **gemms; /* of all groups */
     cudaEvent_t from, to;
     struct gemm_machine machine;
-    struct gemm_choices known;
+    struct gemm_choices known, forgotten;
     char path[FILE_PATH_BYTES]; /* empty: nothing is kept */
     uint64_t deadline_ns;
-    uint32_t n_known, n_measured, n_left;
+    uint32_t n_known, n_measured, n_left, n_forgotten;
 };
+
+/* Whether an error is one of the algorithm that was tried, and not of the device. */
+static bool is_own_fault(enum status st)
+{
+    if (st == ST_OK || st == ST_DEVICE || st == ST_NO_MEMORY)
+        return false;
+    (void)cudaGetLastError(); /* the next launch would be taken to have failed */
+    return true;
+}
+
+/* Whether what is being measured has to wait for the next start. One bucket is finished in any
+ * case, or there might never be an end. */
+static bool is_late(const struct tuner *t)
+{
+    return t->n_measured > 0 && time_monotonic_ns() >= t->deadline_ns;
+}
 
 /* ---- gemms by shape ---- */
 
@@ -294,21 +317,30 @@ static double sample_value(const struct sample *s, uint32_t dtype, size_t i)
     return (double)value;
 }
 
-/* Apart from roundings; a NaN is not the same as anything. */
+/* Apart from roundings, in each row and group of columns: a wrong tile or scale must not vanish in
+ * what is right around it. A NaN is not the same as anything. */
 static bool is_same(const struct group *g, const struct sample *right, const struct sample *s)
 {
     const struct lt_key *key = &g->shape->key;
-    double off = 0, norm = 0;
-    for (size_t i = 0; i < (size_t)SAMPLE_ROWS * key->n; i++) {
-        const double is = sample_value(right, key->y_dtype, i);
-        const double d = sample_value(s, key->y_dtype, i) - is;
-        off += d * d;
-        norm += is * is;
-    }
-    return off <= norm * SAME_SQUARE;
+    const uint32_t n_cols = key->n < SAMPLE_GROUP ? key->n : SAMPLE_GROUP;
+    for (size_t row = 0; row < SAMPLE_ROWS; row++)
+        for (uint32_t at = 0; at < key->n; at += n_cols) {
+            const size_t first = row * key->n + (at < key->n - n_cols ? at : key->n - n_cols);
+            double off = 0, norm = 0;
+            for (size_t i = first; i < first + n_cols; i++) {
+                const double is = sample_value(right, key->y_dtype, i);
+                const double d = sample_value(s, key->y_dtype, i) - is;
+                off += d * d;
+                norm += is * is;
+            }
+            if (!(off <= norm * SAME_SQUARE))
+                return false;
+        }
+    return true;
 }
 
-/* Leaves those of n choices with fp8 that agree with the first, which the library itself named. */
+/* Leaves those of n choices with fp8 that agree with the first, which the library itself named. Cut
+ * short when it is late. */
 static enum status wrong_drop(struct tuner *t, struct group *g, uint32_t rows,
                               struct lt_choice *choices, uint32_t *n)
 {
@@ -321,11 +353,11 @@ static enum status wrong_drop(struct tuner *t, struct group *g, uint32_t rows,
         st = sample_make(g, &other);
     if (st == ST_OK)
         st = sample_take(t, g, &choices[0], rows, &right);
-    for (uint32_t i = 1; i < *n && st == ST_OK; i++) {
+    for (uint32_t i = 1; i < *n && st == ST_OK && !is_late(t); i++) {
         st = sample_take(t, g, &choices[i], rows, &other);
         if (st == ST_OK && is_same(g, &right, &other))
             choices[n_right++] = choices[i];
-        st = st == ST_UNSUPPORTED ? ST_OK : st;
+        st = is_own_fault(st) ? ST_OK : st;
     }
     free(right.rows);
     free(other.rows);
@@ -350,16 +382,19 @@ static enum status fastest_confirm(struct tuner *t, struct group *g, uint32_t ro
     if (*best_ns == UINT32_MAX || memcmp(&best->algo, &first->algo, sizeof(best->algo)) == 0)
         return ST_OK;
     enum status st = choice_time(t, g, first, rows, UINT32_MAX, &first_ns);
-    if (st == ST_OK)
-        st = choice_time(t, g, best, rows, UINT32_MAX, &ns);
-    if (st == ST_OK && !is_better(ns, first_ns)) {
+    if (st != ST_OK)
+        return st == ST_UNSUPPORTED ? ST_OK : st; /* the first cannot do it */
+    st = choice_time(t, g, best, rows, UINT32_MAX, &ns);
+    if (is_own_fault(st) || (st == ST_OK && !is_better(ns, first_ns))) {
         *best = *first;
         *best_ns = first_ns;
+        st = ST_OK;
     }
-    return st == ST_UNSUPPORTED ? ST_OK : st; /* the first cannot do it */
+    return st;
 }
 
-/* The fastest of n; the first, unless another is clearly faster. */
+/* The fastest of n; the first, unless another is clearly faster. *out stays as it is when it gets
+ * late on the way. */
 static enum status fastest(struct tuner *t, struct group *g, uint32_t rows,
                            struct lt_choice *choices, uint32_t n, struct lt_choice *out)
 {
@@ -367,8 +402,10 @@ static enum status fastest(struct tuner *t, struct group *g, uint32_t rows,
     uint32_t best_ns = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t ns = 0;
+        if (is_late(t))
+            return ST_OK;
         enum status st = choice_time(t, g, &choices[i], rows, best_ns, &ns);
-        if (st == ST_UNSUPPORTED)
+        if (st == ST_UNSUPPORTED || (i > 0 && is_own_fault(st)))
             continue;
         if (st != ST_OK)
             return st;
@@ -422,8 +459,10 @@ static enum status measure(struct tuner *t, struct group *g, uint32_t bucket)
         const struct gemm_choice c = stored(g, bucket);
         st = gemm_choices_set(&t->known, &c);
         t->n_measured++;
+    } else if (st == ST_OK && is_late(t)) {
+        t->n_left++;
     }
-    return st == ST_TOO_LARGE ? ST_OK : st; /* the file is full: it is measured each time */
+    return st;
 }
 
 /* Buckets in the order in which they are worth measuring: the powers of two and the largest, the
@@ -454,24 +493,104 @@ static enum status measure_all(struct tuner *t)
     return st;
 }
 
-/* What the file says, as far as the library still takes it. */
-static void known_use(struct tuner *t)
+/* ---- remembered choices ---- */
+
+/* The choice goes, here and from the file; it is measured again if it was remembered. Until then
+ * the library's own takes its place. */
+static enum status choice_forget(struct tuner *t, struct group *g, uint32_t bucket, const char *why)
 {
-    for (uint32_t i = 0; i < t->n_groups; i++)
-        for (uint32_t b = 0; b < GEMM_BUCKETS; b++) {
-            struct group *g = &t->groups[i];
-            const struct gemm_choice like = stored(g, b);
-            const struct gemm_choice *c = gemm_choices_find(&t->known, &like);
-            if (c == NULL || b > gemm_bucket(g->rows_max) || c->way >= LT_WAYS)
-                continue;
-            struct lt_choice choice = {
-                .way = (enum lt_way)c->way, .origin = LT_MEASURED, .time_ns = c->time_ns};
-            memcpy(&choice.algo, c->algo, sizeof(choice.algo));
-            if (!lt_choice_fits(t->lt, g->shape, &choice, rows_of_bucket(g, b)))
-                continue;
-            g->shape->choices[b] = choice;
-            t->n_known++;
-        }
+    const struct gemm_choice c = stored(g, bucket);
+    if (t->n_forgotten++ == 0) /* one line a start: the others are counted */
+        log_warn("an algorithm for a GPU matrix product is not used any longer",
+                 LOG_STR("why", why), LOG_U64("rows", c.rows), LOG_U64("n", c.n),
+                 LOG_U64("k", c.k));
+    g->shape->choices[bucket] = (struct lt_choice){0};
+    gemm_choices_remove(&t->known, &c);
+    return gemm_choices_set(&t->forgotten, &c);
+}
+
+static bool is_same_algo(const cublasLtMatmulAlgo_t *a, const cublasLtMatmulAlgo_t *b)
+{
+    return memcmp(a, b, sizeof(*a)) == 0;
+}
+
+/* Compares a choice of fp8, as wrong_drop does, unless the library itself names it: that it was
+ * right on the day it was measured is only what a file says. */
+static enum status known_check(struct tuner *t, struct group *g, uint32_t rows,
+                               const struct lt_choice *choice, bool *out_is_right)
+{
+    struct lt_choice both[2] = {{.origin = LT_UNKNOWN}, *choice};
+    struct gemm_args a = *g->gemms[0];
+    uint32_t n = 2;
+    *out_is_right = a.w_dtype != OPS_F8 || choice->way == LT_WIDE;
+    if (rows > KNOWN_ROWS_MAX && lt_choice_fits(t->lt, g->shape, choice, KNOWN_ROWS_MAX))
+        rows = KNOWN_ROWS_MAX;
+    for (uint32_t i = 0; i < g->n_right && rows == KNOWN_ROWS_MAX; i++)
+        *out_is_right = *out_is_right || is_same_algo(&g->right[i], &choice->algo);
+    if (*out_is_right || lt_candidates(t->lt, g->shape, rows, 1, both) == 0)
+        return ST_OK;
+    *out_is_right = is_same_algo(&both[0].algo, &choice->algo);
+    if (*out_is_right)
+        return ST_OK;
+    a.n_rows = rows;
+    enum status st = lt_f8_quant(t->lt, &a, rows);
+    if (st == ST_OK)
+        st = wrong_drop(t, g, rows, both, &n);
+    *out_is_right = st == ST_OK && n == 2;
+    if (*out_is_right && rows == KNOWN_ROWS_MAX && g->n_right < LT_CANDIDATES_MAX)
+        g->right[g->n_right++] = choice->algo;
+    return is_own_fault(st) ? ST_OK : st;
+}
+
+static enum status known_take(struct tuner *t, struct group *g, uint32_t bucket)
+{
+    const struct gemm_choice like = stored(g, bucket);
+    const struct gemm_choice *c = gemm_choices_find(&t->known, &like);
+    const uint32_t rows = rows_of_bucket(g, bucket);
+    bool is_right = false;
+    if (c == NULL || c->way >= LT_WAYS)
+        return ST_OK;
+    struct lt_choice choice = {
+        .way = (enum lt_way)c->way, .origin = LT_MEASURED, .time_ns = c->time_ns};
+    memcpy(&choice.algo, c->algo, sizeof(choice.algo));
+    if (!lt_choice_fits(t->lt, g->shape, &choice, rows))
+        return ST_OK;
+    enum status st = known_check(t, g, rows, &choice, &is_right);
+    if (st != ST_OK)
+        return st;
+    g->shape->choices[bucket] = choice;
+    if (!is_right)
+        return choice_forget(t, g, bucket, "it does not give what the library's own does");
+    t->n_known++;
+    return ST_OK;
+}
+
+/* What the file says, as far as the library still takes it. */
+static enum status known_use(struct tuner *t)
+{
+    enum status st = ST_OK;
+    for (uint32_t i = 0; i < t->n_groups; i++) {
+        struct group *g = &t->groups[i];
+        const uint32_t last = gemm_bucket(g->rows_max);
+        for (uint32_t b = 0; b <= last && st == ST_OK; b++)
+            st = known_take(t, g, b);
+    }
+    return st;
+}
+
+/* ---- all ---- */
+
+static enum status bucket_run(struct tuner *t, struct group *g, uint32_t bucket)
+{
+    struct gemm_args a = *g->gemms[0];
+    a.n_rows = rows_of_bucket(g, bucket);
+    lt_choice_get(t->lt, g->shape, gemm_bucket_top(bucket));
+    enum status st = cuda_lt_gemm(t->lt, &a);
+    const uint32_t used = gemm_bucket(a.n_rows); /* a lower one, if it has no rows of its own */
+    if (!is_own_fault(st) || g->shape->choices[used].origin != LT_MEASURED)
+        return st;
+    st = choice_forget(t, g, used, "it fails");
+    return st == ST_OK ? cuda_lt_gemm(t->lt, &a) : st;
 }
 
 /* Each choice once: none is sought, and no kernel loaded, when requests wait. */
@@ -481,14 +600,9 @@ static enum status all_run(struct tuner *t)
     for (uint32_t i = 0; i < t->n_groups; i++) {
         struct group *g = &t->groups[i];
         const uint32_t first = g->shape->key.w_dtype == OPS_F32 ? 1 : ROWS_MEASURED + 1;
-        for (uint32_t b = gemm_bucket(first); b <= gemm_bucket(g->rows_max) && st == ST_OK; b++) {
-            struct gemm_args a = *g->gemms[0];
-            if (!is_used(g, b))
-                continue;
-            lt_choice_get(t->lt, g->shape, gemm_bucket_top(b));
-            a.n_rows = rows_of_bucket(g, b);
-            st = cuda_lt_gemm(t->lt, &a);
-        }
+        for (uint32_t b = gemm_bucket(first); b <= gemm_bucket(g->rows_max) && st == ST_OK; b++)
+            if (is_used(g, b))
+                st = bucket_run(t, g, b);
     }
     return st == ST_OK ? cuda_status(cudaStreamSynchronize(t->lt->stream), "measure") : st;
 }
@@ -529,6 +643,7 @@ static enum status machine_get(const struct cuda_lt *lt, struct gemm_machine *ou
              prop.minor, prop.multiProcessorCount);
     driver_name(out->driver, sizeof(out->driver));
     out->library = (uint32_t)lt->cublasLtGetVersion();
+    out->settings = LT_SETTINGS_VERSION;
     return ST_OK;
 }
 
@@ -548,20 +663,45 @@ static void file_read_in(struct tuner *t, const char *dir)
                  LOG_STR("file", t->path), LOG_STR("why", why));
 }
 
-/* With what another worker has put there meanwhile. */
+/* Whether another worker still has what this one has forgotten. */
+static bool is_forgotten(const struct tuner *t, const struct gemm_choice *c)
+{
+    const struct gemm_choice *gone = gemm_choices_find(&t->forgotten, c);
+    return gone != NULL && gone->way == c->way &&
+           memcmp(gone->algo, c->algo, sizeof(gone->algo)) == 0;
+}
+
+/* Puts what another worker has written meanwhile ahead of the own choices: when there are too many,
+ * those go first. */
+static enum status others_add(struct tuner *t)
+{
+    struct gemm_choices others = {0}, all = {0};
+    enum status st = ST_OK;
+    gemm_cache_load(t->path, &t->machine, &others, (struct text_error){NULL, 0});
+    for (uint32_t i = 0; i < others.n && st == ST_OK; i++)
+        if (!is_forgotten(t, &others.items[i]))
+            st = gemm_choices_set(&all, &others.items[i]);
+    for (uint32_t i = 0; i < t->known.n && st == ST_OK; i++)
+        st = gemm_choices_set(&all, &t->known.items[i]);
+    gemm_choices_deinit(&others);
+    gemm_choices_deinit(st == ST_OK ? &t->known : &all);
+    if (st == ST_OK)
+        t->known = all;
+    return st;
+}
+
 static void file_write_out(struct tuner *t)
 {
     char why[FILE_PATH_BYTES + 128] = "";
     const struct text_error err = {why, sizeof(why)};
-    struct gemm_choices others = {0};
     if (t->path[0] == '\0')
         return;
-    gemm_cache_load(t->path, &t->machine, &others, (struct text_error){NULL, 0});
-    for (uint32_t i = 0; i < others.n; i++)
-        if (gemm_choices_find(&t->known, &others.items[i]) == NULL)
-            gemm_choices_set(&t->known, &others.items[i]); /* full: its own come first */
-    gemm_choices_deinit(&others);
-    if (gemm_cache_store(t->path, &t->machine, &t->known, err) != ST_OK)
+    enum status st = others_add(t);
+    if (st != ST_OK)
+        text_error_write(err, "%s", status_text(st));
+    else
+        st = gemm_cache_store(t->path, &t->machine, &t->known, err);
+    if (st != ST_OK)
         log_warn("measured GPU matrix products cannot be kept", LOG_STR("why", why));
 }
 
@@ -575,11 +715,8 @@ static enum status tune(struct tuner *t, const char *cache_dir)
     if (st != ST_OK)
         return st;
     file_read_in(t, cache_dir);
-    known_use(t);
-    st = measure_all(t);
-    if (t->n_measured > 0)
-        file_write_out(t);
-    return st;
+    st = known_use(t);
+    return st == ST_OK ? measure_all(t) : st;
 }
 
 enum status cuda_lt_prepare(struct cuda_lt *lt, const struct gemm_args *gemms, uint32_t n_gemms,
@@ -602,15 +739,19 @@ enum status cuda_lt_prepare(struct cuda_lt *lt, const struct gemm_args *gemms, u
         st = tune(t, cache_dir);
     if (st == ST_OK)
         st = all_run(t);
+    if (st == ST_OK && t->n_measured + t->n_forgotten > 0)
+        file_write_out(t);
     if (st == ST_OK)
         log_info("GPU matrix products chosen", LOG_U64("remembered", t->n_known),
-                 LOG_U64("measured", t->n_measured), LOG_U64("left_for_later", t->n_left),
+                 LOG_U64("measured", t->n_measured), LOG_U64("forgotten", t->n_forgotten),
+                 LOG_U64("left_for_later", t->n_left),
                  LOG_U64("ms", (time_monotonic_ns() - start_ns) / NS_PER_MS));
     if (t->from != NULL)
         cudaEventDestroy(t->from);
     if (t->to != NULL)
         cudaEventDestroy(t->to);
     gemm_choices_deinit(&t->known);
+    gemm_choices_deinit(&t->forgotten);
     free(t->gemms);
     free(t);
     return st;

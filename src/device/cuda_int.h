@@ -67,7 +67,7 @@ void cuda_upload_close(struct cuda_device *cuda);
 
 /* ---- cuda_gemm*.c: engine thread ---- */
 
-#define CUDA_LT_BUDGET_NS UINT64_C(1500000000) /* that an engine measures at its start */
+#define CUDA_LT_BUDGET_NS UINT64_C(1500000000) /* that an engine measures at its start, about */
 
 /* Loads libcublasLt. ST_UNSUPPORTED with a sentence when it is not there. */
 enum status cuda_lt_open(cudaStream_t stream, struct cuda_lt **out_lt, char *out_why,
@@ -83,8 +83,9 @@ enum status cuda_lt_gemm(struct cuda_lt *lt, const struct gemm_args *args);
  * in parts. Only the first call counts. ST_NO_MEMORY. */
 enum status cuda_lt_reserve(struct cuda_lt *lt, uint32_t rows, uint32_t n, uint32_t k);
 /* Makes the gemms of a model ready: reserves, takes the fastest algorithms from the file under
- * cache_dir, measures for at most about budget_ns what is not in there, writes it, and runs each
- * once. None of them searches or loads anything later.
+ * cache_dir, measures for about budget_ns what is not in there, runs each once, and writes the
+ * file. An algorithm that fails, or an fp8 one whose results are not those of the library's own, is
+ * not used and not in the file. None of them searches or loads anything later.
  *
  * gemms      [n_gemms] as the engine will call them, with the most rows that it will; those of one
  *            n, k, dtypes and scaling are measured together, each with its weights in turn; x and y

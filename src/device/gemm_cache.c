@@ -3,7 +3,9 @@
 #include "base/file.h"
 #include "base/hash.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -12,7 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAGIC         "dynd-gemm 1"
+#define MAGIC         "dynd-gemm 2"
+#define HEADER_BYTES  256u
 #define SUM_LINE_SIZE (sizeof("sum 0123456789abcdef\n") - 1)
 #define ALGO_DIGITS   (GEMM_ALGO_WORDS * 16)
 /* Rows [1, 32] have buckets of 2, and each octave behind has eight. */
@@ -68,6 +71,19 @@ const struct gemm_choice *gemm_choices_find(const struct gemm_choices *choices,
     return NULL;
 }
 
+static void remove_at(struct gemm_choices *choices, uint32_t i)
+{
+    choices->n--;
+    memmove(&choices->items[i], &choices->items[i + 1], (choices->n - i) * sizeof(*choices->items));
+}
+
+void gemm_choices_remove(struct gemm_choices *choices, const struct gemm_choice *like)
+{
+    const struct gemm_choice *found = gemm_choices_find(choices, like);
+    if (found != NULL)
+        remove_at(choices, (uint32_t)(found - choices->items));
+}
+
 enum status gemm_choices_set(struct gemm_choices *choices, const struct gemm_choice *choice)
 {
     const struct gemm_choice *old = gemm_choices_find(choices, choice);
@@ -76,7 +92,7 @@ enum status gemm_choices_set(struct gemm_choices *choices, const struct gemm_cho
         return ST_OK;
     }
     if (choices->n == GEMM_CHOICES_MAX)
-        return ST_TOO_LARGE;
+        remove_at(choices, 0);
     if (choices->n == choices->cap) {
         uint32_t cap = choices->cap > 0 ? 2 * choices->cap : 64;
         struct gemm_choice *items = realloc(choices->items, cap * sizeof(*items));
@@ -174,21 +190,25 @@ static bool choice_take(struct reader *line, struct gemm_choice *out)
            gemm_bucket_top(gemm_bucket(out->rows)) == out->rows && out->way < GEMM_WAYS_MAX;
 }
 
-/* The line "<key> <value>". */
-static bool line_is(struct reader *r, const char *key, const char *value)
+/* The lines that tell where the choices hold; the first is MAGIC. */
+static void header_print(const struct gemm_machine *machine, char out[HEADER_BYTES])
 {
-    struct reader line;
-    return line_take(r, &line) && word_take(&line, key) &&
-           (size_t)(line.end - line.at) == strlen(value) &&
-           memcmp(line.at, value, strlen(value)) == 0;
+    static_assert(sizeof(*machine) + sizeof(MAGIC) + 64 <= HEADER_BYTES, "there is room for it");
+    snprintf(out, HEADER_BYTES,
+             MAGIC "\ngpu %s\ndriver %s\nlibrary %" PRIu32 "\nsettings %" PRIu32 "\n", machine->gpu,
+             machine->driver, machine->library, machine->settings);
 }
 
+/* Takes the header. */
 static bool is_of_machine(struct reader *r, const struct gemm_machine *machine)
 {
-    char library[16];
-    snprintf(library, sizeof(library), "%" PRIu32, machine->library);
-    return line_is(r, "gpu", machine->gpu) && line_is(r, "driver", machine->driver) &&
-           line_is(r, "library", library);
+    char header[HEADER_BYTES];
+    header_print(machine, header);
+    const size_t bytes = strlen(header);
+    if ((size_t)(r->end - r->at) < bytes || memcmp(r->at, header, bytes) != 0)
+        return false;
+    r->at += bytes;
+    return true;
 }
 
 /* Cuts the line of the sum off, and compares. */
@@ -220,11 +240,13 @@ enum status gemm_cache_parse(const char *text, size_t bytes, const struct gemm_m
     enum status st = sum_check(&r, err);
     if (st != ST_OK)
         return st;
-    r.at = first.at;
     if (!is_of_machine(&r, machine))
-        return text_error_set(err, ST_UNSUPPORTED, "it is of another GPU, driver or library");
+        return text_error_set(err, ST_UNSUPPORTED,
+                              "it is of another GPU, driver, library or version of dynd");
     while (st == ST_OK && r.at < r.end)
-        if (line_take(&r, &line) && choice_take(&line, &choice))
+        if (choices.n == GEMM_CHOICES_MAX)
+            st = text_error_set(err, ST_TOO_LARGE, "too many lines are in it");
+        else if (line_take(&r, &line) && choice_take(&line, &choice))
             st = gemm_choices_set(&choices, &choice);
         else
             st = text_error_set(err, ST_PARSE, "a line in it is wrong");
@@ -249,9 +271,10 @@ static enum status choice_print(const struct gemm_choice *c, struct buf *out)
 enum status gemm_cache_print(const struct gemm_choices *choices, const struct gemm_machine *machine,
                              struct buf *out)
 {
+    char header[HEADER_BYTES];
     const size_t first = out->len;
-    enum status st = buf_printf(out, MAGIC "\ngpu %s\ndriver %s\nlibrary %" PRIu32 "\n",
-                                machine->gpu, machine->driver, machine->library);
+    header_print(machine, header);
+    enum status st = buf_append_str(out, header);
     for (uint32_t i = 0; i < choices->n && st == ST_OK; i++)
         st = choice_print(&choices->items[i], out);
     return st == ST_OK ? buf_printf(out, "sum %016" PRIx64 "\n",
@@ -261,13 +284,21 @@ enum status gemm_cache_print(const struct gemm_choices *choices, const struct ge
 
 /* ---- file ---- */
 
-/* The GPU's name is a part of the file's, so that a directory shared by different GPUs has room for
- * all of them. */
+/* Of all that a file holds for, and of the user, whose file another one does not trust: what shares
+ * a directory must not share a file. */
+static uint32_t name_hash(const struct gemm_machine *machine)
+{
+    char header[HEADER_BYTES];
+    header_print(machine, header);
+    const uint64_t hash = hash_combine(hash_bytes(header, strlen(header)), geteuid());
+    return (uint32_t)(hash >> 32);
+}
+
 enum status gemm_cache_path(const char *dir, const struct gemm_machine *machine, char *out,
                             struct text_error err)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char base[FILE_PATH_BYTES], name[sizeof(machine->gpu) + 16];
+    char base[FILE_PATH_BYTES], name[sizeof(machine->gpu) + 32];
     int n = snprintf(base, sizeof(base), "%s", dir);
     if (strcmp(dir, GEMM_CACHE_DIR_AUTO) == 0) {
         if (cache != NULL && cache[0] == '/')
@@ -279,7 +310,7 @@ enum status gemm_cache_path(const char *dir, const struct gemm_machine *machine,
     }
     if (n < 0 || (size_t)n >= sizeof(base))
         return text_error_set(err, ST_TOO_LARGE, "path of the cache directory is too long");
-    n = snprintf(name, sizeof(name), "gemm-%s.txt", machine->gpu);
+    n = snprintf(name, sizeof(name), "gemm-%s-%08" PRIx32 ".txt", machine->gpu, name_hash(machine));
     for (int i = 0; i < n - 4; i++) {
         bool is_plain = (name[i] >= 'a' && name[i] <= 'z') || (name[i] >= 'A' && name[i] <= 'Z') ||
                         (name[i] >= '0' && name[i] <= '9');
@@ -288,15 +319,79 @@ enum status gemm_cache_path(const char *dir, const struct gemm_machine *machine,
     return file_path_join(base, name, out, err);
 }
 
+/* Why a file is not to be trusted; NULL: it is. */
+static const char *distrust(const struct stat *info)
+{
+    if (!S_ISREG(info->st_mode))
+        return "not a regular file";
+    if (info->st_uid != geteuid() && info->st_uid != 0)
+        return "it belongs to another user";
+    return (info->st_mode & (S_IWGRP | S_IWOTH)) != 0 ? "others may write it" : NULL;
+}
+
+static enum status cannot_read(struct text_error err, enum status st, const char *path,
+                               const char *why)
+{
+    return text_error_set(err, st, "%s: cannot be read: %s", path, why);
+}
+
+static enum status trusted_open(const char *path, int *out_fd, size_t *out_bytes,
+                                struct text_error err)
+{
+    struct stat info;
+    /* O_NONBLOCK: a FIFO in place of a file must not hang the start. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (fd < 0)
+        return cannot_read(err, errno == ENOENT || errno == ENOTDIR ? ST_NOT_FOUND : ST_IO, path,
+                           errno == ELOOP ? "it is a symbolic link" : strerror(errno));
+    const char *why = fstat(fd, &info) != 0 ? strerror(errno) : distrust(&info);
+    enum status st = why != NULL ? cannot_read(err, ST_IO, path, why) : ST_OK;
+    if (st == ST_OK && (info.st_size < 0 || (uint64_t)info.st_size > GEMM_CACHE_BYTES))
+        st = text_error_set(err, ST_TOO_LARGE, "%s: larger than %u bytes", path, GEMM_CACHE_BYTES);
+    if (st == ST_OK) {
+        *out_fd = fd;
+        *out_bytes = (size_t)info.st_size;
+    } else {
+        close(fd);
+    }
+    return st;
+}
+
+/* Up to `bytes`, fewer where the file ends before; SIZE_MAX: errno says why not. */
+static size_t read_most(int fd, char *data, size_t bytes)
+{
+    size_t at = 0;
+    while (at < bytes) {
+        ssize_t n = read(fd, data + at, bytes - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return SIZE_MAX;
+        if (n == 0)
+            break;
+        at += (size_t)n;
+    }
+    return at;
+}
+
 enum status gemm_cache_load(const char *path, const struct gemm_machine *machine,
                             struct gemm_choices *out, struct text_error err)
 {
-    char *text = NULL;
+    int fd = -1;
     size_t bytes = 0;
-    enum status st = file_read(path, GEMM_CACHE_BYTES, &text, &bytes, err);
+    enum status st = trusted_open(path, &fd, &bytes, err);
     if (st != ST_OK)
         return st;
-    st = gemm_cache_parse(text, bytes, machine, out, err);
+    char *text = calloc(1, bytes + 1);
+    if (text == NULL)
+        st = cannot_read(err, ST_NO_MEMORY, path, status_text(ST_NO_MEMORY));
+    if (st == ST_OK)
+        bytes = read_most(fd, text, bytes);
+    if (bytes == SIZE_MAX)
+        st = cannot_read(err, ST_IO, path, strerror(errno));
+    close(fd);
+    if (st == ST_OK)
+        st = gemm_cache_parse(text, bytes, machine, out, err);
     free(text);
     return st;
 }
@@ -327,24 +422,40 @@ static bool write_all(int fd, const uint8_t *data, size_t bytes)
     return true;
 }
 
+/* A new file at `path`; what is there is left from a writer that died. */
+static int file_make(const char *path)
+{
+    unlink(path);
+    return open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+/* Whether the open file still has its name: thread ids of two containers may be the same. */
+static bool is_still_at(const char *path, int fd)
+{
+    struct stat own, there;
+    return fstat(fd, &own) == 0 && lstat(path, &there) == 0 && own.st_dev == there.st_dev &&
+           own.st_ino == there.st_ino;
+}
+
 /* A file of this call's own, which then takes the place of the one at path. */
 static enum status file_replace(const char *path, const struct buf *text, struct text_error err)
 {
-    char temporary[FILE_PATH_BYTES + 8];
-    snprintf(temporary, sizeof(temporary), "%s.XXXXXX", path);
+    char temporary[FILE_PATH_BYTES + 16];
+    snprintf(temporary, sizeof(temporary), "%s.%ld", path, (long)gettid());
     dirs_make(path);
-    int fd = mkstemp(temporary);
+    int fd = file_make(temporary);
     if (fd < 0)
         return text_error_set(err, ST_IO, "%s: cannot be made: %s", temporary, strerror(errno));
-    bool is_written = write_all(fd, text->data, text->len) && fsync(fd) == 0;
-    int code = errno;
-    if (close(fd) != 0 && is_written) {
-        is_written = false;
+    const bool is_written = write_all(fd, text->data, text->len) && fsync(fd) == 0;
+    int code = is_written ? 0 : errno;
+    const bool is_own = is_still_at(temporary, fd);
+    if (close(fd) != 0 && code == 0)
         code = errno;
-    }
-    if (is_written && rename(temporary, path) == 0)
+    if (!is_own)
+        return text_error_set(err, ST_IO, "%s: another process has taken it", temporary);
+    if (code == 0 && rename(temporary, path) == 0)
         return ST_OK;
-    code = is_written ? errno : code;
+    code = code == 0 ? errno : code;
     unlink(temporary);
     return text_error_set(err, ST_IO, "%s: cannot be written: %s", path, strerror(code));
 }

@@ -204,51 +204,113 @@ static void test_attention_equals_cpu(void **state)
     }
 }
 
-static void test_sample_draws_as_the_cpu(void **state)
+enum { SAMPLED = 65, VOCAB = 5003, LISTED = 40 };
+
+/* Rows and all that they point to, on the host and on the device. */
+struct sampled {
+    struct sample_row rows[SAMPLED];
+    struct sample_token tokens[SAMPLED][LISTED];
+    struct sample_logprobs logprobs[SAMPLED];
+    uint32_t allowed[(VOCAB + 31) / 32], banned[3], newest;
+};
+
+/* Every kind of field in some rows, alone and with others. */
+static void sampled_fill(struct sampled *s)
 {
-    (void)state;
-    enum { ROWS = 65, VOCAB = 5003 };
-    float *logits = ops_random_floats((size_t)ROWS * VOCAB, ++seed);
-    uint32_t banned[3] = {0, 1, 4000}, want[ROWS], got[ROWS];
-    struct sample_row rows[ROWS];
     uint64_t rng = 77;
-    for (uint32_t i = 0; i < ROWS; i++) {
-        for (uint32_t v = 0; v < VOCAB; v++)
-            logits[(size_t)i * VOCAB + v] *= (float)(i % 4 + 1) * 5.0f;
-        rows[i] =
+    memset(s, 0, sizeof(*s));
+    s->banned[1] = 1;
+    s->banned[2] = 4000;
+    s->newest = 17;
+    for (uint32_t i = 0; i < VOCAB; i++)
+        if (i % 3 != 0)
+            s->allowed[i / 32] |= 1u << (i % 32);
+    for (uint32_t i = 0; i < SAMPLED; i++) {
+        s->rows[i] =
             (struct sample_row){.temperature = i % 5 == 0 ? 0.0f : 0.5f + 0.1f * (float)(i % 7),
                                 .top_p = i % 3 == 0 ? 1.0f : 0.9f,
                                 .min_p = i % 4 == 0 ? 0.02f : 0.0f,
                                 .uniform = 0.5f * (ops_random(&rng) + 1.0f),
-                                .top_k = i % 2 == 0 ? 0 : 1 + i,
+                                .top_k = i % 2 == 0 ? 0 : 1 + 2 * i,
                                 .n_banned = i % 6 == 0 ? 3 : 0,
-                                .banned = banned};
+                                .repetition = i % 8 < 4 ? 0.0f : 1.3f,
+                                .frequency = 0.2f,
+                                .presence = i % 16 < 8 ? 0.0f : 0.4f,
+                                .n_tokens = i % 8 < 2 ? 0 : LISTED,
+                                .n_top = i % 21};
+        for (uint32_t k = 0; k < LISTED; k++)
+            s->tokens[i][k] = (struct sample_token){.id = (k * 131 + i) % VOCAB,
+                                                    .seen = k % 4 | (k % 3 ? OPS_IN_PROMPT : 0),
+                                                    .bias = k % 5 ? 0.0f : 6.0f};
     }
-    struct sample_args args = {.logits = logits,
+}
+
+/* The pointers of rows into `s`, which is or will be at `at`. */
+static void sampled_point(struct sampled *s, const struct sampled *at)
+{
+    for (uint32_t i = 0; i < SAMPLED; i++) {
+        s->rows[i].banned = at->banned;
+        s->rows[i].allowed = i % 7 == 0 ? at->allowed : NULL;
+        s->rows[i].tokens = (struct sample_token *)at->tokens[i];
+        s->rows[i].newest = i % 9 == 0 ? &at->newest : NULL;
+        s->rows[i].logprobs = i % 3 == 0 ? (struct sample_logprobs *)&at->logprobs[i] : NULL;
+    }
+}
+
+static void assert_logprobs(const struct sampled *got, const struct sampled *want)
+{
+    for (uint32_t i = 0; i < SAMPLED; i += 3) {
+        const struct sample_logprobs *g = &got->logprobs[i], *w = &want->logprobs[i];
+        ops_assert_near(g->chosen, w->chosen, 1e-5 * fmax(1.0, fabs(w->chosen)), "chosen", i);
+        for (uint32_t k = 0; k < want->rows[i].n_top; k++) {
+            assert_int_equal(g->ids[k], w->ids[k]);
+            ops_assert_near(g->values[k], w->values[k], 1e-5 * fmax(1.0, fabs(w->values[k])), "top",
+                            k);
+        }
+    }
+}
+
+static void test_sample_draws_as_the_cpu(void **state)
+{
+    (void)state;
+    const size_t bytes = (size_t)SAMPLED * VOCAB * 4;
+    float *logits = ops_random_floats((size_t)SAMPLED * VOCAB, ++seed), *after = malloc(bytes);
+    struct sampled *s = malloc(sizeof(*s)), *got = malloc(sizeof(*got));
+    uint32_t want_ids[SAMPLED], ids[SAMPLED];
+    assert_true(after != NULL && s != NULL && got != NULL);
+    for (size_t i = 0; i < (size_t)SAMPLED * VOCAB; i++)
+        logits[i] *= (float)(i / VOCAB % 4 + 1) * 5.0f;
+    sampled_fill(s);
+    struct sampled *gs = gpu_poisoned(sizeof(*s));
+    sampled_point(s, gs);
+    assert_int_equal(gpu->ops->copy_in(gpu, gs, s, sizeof(*s)), ST_OK);
+    assert_int_equal(gpu->ops->sync(gpu), ST_OK);
+    void *glogits = gpu_copy(logits, bytes), *gids = gpu_poisoned(sizeof(ids));
+    struct sample_args args = {.logits = glogits,
                                .logits_stride = VOCAB,
-                               .rows = rows,
-                               .out_ids = want,
-                               .n_rows = ROWS,
+                               .rows = gs->rows,
+                               .out_ids = gids,
+                               .n_rows = SAMPLED,
                                .n_vocab = VOCAB};
-    assert_int_equal(cpu->ops->sample(cpu, &args), ST_OK);
-    void *gbanned = gpu_copy(banned, sizeof(banned));
-    for (uint32_t i = 0; i < ROWS; i++)
-        rows[i].banned = gbanned;
-    void *glogits = gpu_copy(logits, (size_t)ROWS * VOCAB * 4),
-         *grows = gpu_copy(rows, sizeof(rows));
-    void *gids = gpu_poisoned(sizeof(got));
-    args.logits = glogits;
-    args.rows = grows;
-    args.out_ids = gids;
-    for (uint32_t again = 0; again < 2; again++) { /* the workspace must be clean again */
+    struct sample_args cpu_args = args;
+    cpu_args.logits = logits;
+    cpu_args.rows = s->rows;
+    cpu_args.out_ids = want_ids;
+    sampled_point(s, s);
+    assert_int_equal(cpu->ops->sample(cpu, &cpu_args), ST_OK);
+    for (uint32_t again = 0; again < 2; again++) { /* all must be as it was */
         assert_int_equal(gpu->ops->sample(gpu, &args), ST_OK);
-        gpu_read(got, gids, sizeof(got));
-        assert_memory_equal(got, want, sizeof(got));
+        gpu_read(ids, gids, sizeof(ids));
+        gpu_read(got, gs, sizeof(*got));
+        gpu_read(after, glogits, bytes);
+        assert_memory_equal(ids, want_ids, sizeof(ids));
+        assert_logprobs(got, s);
+        assert_memory_equal(after, logits, bytes);
     }
-    void *all[] = {gbanned, glogits, grows, gids};
-    for (size_t i = 0; i < 4; i++)
+    void *all[] = {gs, glogits, gids};
+    for (size_t i = 0; i < 3; i++)
         gpu->ops->free(gpu, all[i]);
-    free(logits);
+    free(logits), free(after), free(s), free(got);
 }
 
 int main(void)

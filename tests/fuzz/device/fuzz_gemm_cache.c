@@ -10,7 +10,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const struct gemm_machine machine = {
-    .gpu = "GPU, 9.0", .driver = "13000 580.1", .library = 130100};
+    .gpu = "GPU, 9.0", .driver = "13000 580.1", .library = 130100, .settings = 1};
 
 static void must(bool condition)
 {

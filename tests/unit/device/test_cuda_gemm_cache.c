@@ -22,8 +22,10 @@
 #define N_STORES  60
 #define N_CHOICES 200
 
-static const struct gemm_machine machine = {
-    .gpu = "NVIDIA H200, 9.0, 132 multiprocessors", .driver = "13000 580.1", .library = 130100};
+static const struct gemm_machine machine = {.gpu = "NVIDIA H200, 9.0, 132 multiprocessors",
+                                            .driver = "13000 580.1",
+                                            .library = 130100,
+                                            .settings = 3};
 
 struct dir {
     char path[64];
@@ -145,16 +147,60 @@ static void test_gemm_choices_set_replaces_the_one_of_the_same_shape(void **stat
     gemm_choices_deinit(&choices);
 }
 
-static void test_gemm_choices_set_takes_no_more_than_the_limit(void **state)
+static void test_gemm_choices_remove_leaves_the_others_in_order(void **state)
+{
+    (void)state;
+    struct gemm_choices choices = choices_of(5);
+    const struct gemm_choice none = choice_of(5);
+    gemm_choices_remove(&choices, &none);
+    assert_int_equal(choices.n, 5);
+    static const uint32_t gone[] = {4, 0, 2}; /* the last, the first, one between */
+    for (size_t i = 0; i < 3; i++) {
+        const struct gemm_choice c = choice_of(gone[i]);
+        gemm_choices_remove(&choices, &c);
+        assert_null(gemm_choices_find(&choices, &c));
+    }
+    assert_int_equal(choices.n, 2);
+    const struct gemm_choice left[] = {choice_of(1), choice_of(3)};
+    assert_memory_equal(choices.items, left, sizeof(left));
+    gemm_choices_deinit(&choices);
+}
+
+static void test_gemm_choices_set_into_a_full_table_drops_the_oldest(void **state)
 {
     (void)state;
     struct gemm_choices choices = choices_of(GEMM_CHOICES_MAX);
-    struct gemm_choice c = choice_of(GEMM_CHOICES_MAX);
-    assert_int_equal(gemm_choices_set(&choices, &c), ST_TOO_LARGE);
+    const struct gemm_choice first = choice_of(0), second = choice_of(1);
+    const struct gemm_choice c = choice_of(GEMM_CHOICES_MAX);
+    assert_int_equal(gemm_choices_set(&choices, &second), ST_OK); /* its own place: none goes */
+    assert_non_null(gemm_choices_find(&choices, &first));
+    assert_int_equal(gemm_choices_set(&choices, &c), ST_OK);
     assert_int_equal(choices.n, GEMM_CHOICES_MAX);
+    assert_null(gemm_choices_find(&choices, &first));
+    assert_ptr_equal(gemm_choices_find(&choices, &second), &choices.items[0]);
+    assert_memory_equal(&choices.items[GEMM_CHOICES_MAX - 1], &c, sizeof(c));
     struct buf text;
     buf_init(&text, GEMM_CACHE_BYTES); /* and a full one can be kept */
     assert_int_equal(gemm_cache_print(&choices, &machine, &text), ST_OK);
+    struct gemm_choices out;
+    assert_int_equal(parsed(text.data, text.len, &machine, &out), ST_OK);
+    assert_same(&choices, &out);
+    gemm_choices_deinit(&out);
+    buf_deinit(&text);
+    gemm_choices_deinit(&choices);
+}
+
+static void test_gemm_cache_parse_of_too_many_lines_is_refused(void **state)
+{
+    (void)state;
+    struct gemm_choices choices = choices_of(GEMM_CHOICES_MAX), out;
+    struct buf text;
+    buf_init(&text, GEMM_CACHE_BYTES);
+    choices.items = realloc(choices.items, (GEMM_CHOICES_MAX + 1) * sizeof(*choices.items));
+    assert_non_null(choices.items);
+    choices.items[choices.n++] = choice_of(GEMM_CHOICES_MAX);
+    assert_int_equal(gemm_cache_print(&choices, &machine, &text), ST_OK);
+    assert_int_equal(parsed(text.data, text.len, &machine, &out), ST_TOO_LARGE);
     buf_deinit(&text);
     gemm_choices_deinit(&choices);
 }
@@ -180,6 +226,9 @@ static void test_gemm_cache_parse_of_another_machine_is_refused(void **state)
     struct gemm_choices out;
     struct gemm_machine other = machine;
     other.library++;
+    assert_int_equal(parsed(text.data, text.len, &other, &out), ST_UNSUPPORTED);
+    other = machine;
+    other.settings++; /* the products are not the same any longer */
     assert_int_equal(parsed(text.data, text.len, &other, &out), ST_UNSUPPORTED);
     other = machine;
     other.driver[0] = '2';
@@ -300,6 +349,126 @@ static void test_gemm_cache_store_where_it_cannot_says_why(void **state)
     assert_non_null(strstr(why, "cannot be made"));
 }
 
+/* What a load says of the file there. */
+static void load_assert(const struct dir *d, enum status want, const char *says)
+{
+    char why[FILE_PATH_BYTES + 128] = "";
+    struct gemm_choices out = {0};
+    assert_int_equal(
+        gemm_cache_load(d->file, &machine, &out, (struct text_error){why, sizeof(why)}), want);
+    assert_true(says == NULL || strstr(why, says) != NULL);
+    gemm_choices_deinit(&out);
+}
+
+static void store(const struct dir *d)
+{
+    struct gemm_choices choices = choices_of(3);
+    assert_int_equal(gemm_cache_store(d->file, &machine, &choices, (struct text_error){NULL, 0}),
+                     ST_OK);
+    gemm_choices_deinit(&choices);
+}
+
+static void test_gemm_cache_load_follows_no_link_and_store_replaces_it(void **state)
+{
+    struct dir *d = *state;
+    char target[FILE_PATH_BYTES + 8];
+    struct stat info;
+    store(d);
+    snprintf(target, sizeof(target), "%s.target", d->file);
+    assert_int_equal(rename(d->file, target), 0); /* good in itself */
+    assert_int_equal(symlink(target, d->file), 0);
+    load_assert(d, ST_IO, "symbolic link");
+    assert_int_equal(truncate(target, 7), 0);
+    store(d);
+    load_assert(d, ST_OK, NULL);
+    assert_int_equal(lstat(d->file, &info), 0);
+    assert_true(S_ISREG(info.st_mode));
+    assert_int_equal(stat(target, &info), 0);
+    assert_int_equal(info.st_size, 7); /* nothing was written through the link */
+    unlink(target);
+}
+
+static void test_gemm_cache_load_of_a_file_that_others_may_write_is_refused(void **state)
+{
+    struct dir *d = *state;
+    static const mode_t refused[] = {0620, 0602, 0666}, taken[] = {0600, 0644, 0400};
+    struct stat info;
+    store(d);
+    assert_int_equal(stat(d->file, &info), 0);
+    assert_int_equal(info.st_mode & 0777, 0600);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(chmod(d->file, refused[i]), 0);
+        load_assert(d, ST_IO, "others may write it");
+        assert_int_equal(chmod(d->file, taken[i]), 0);
+        load_assert(d, ST_OK, NULL);
+    }
+    assert_int_equal(chmod(d->file, 0666), 0);
+    store(d);
+    load_assert(d, ST_OK, NULL);
+}
+
+static void test_gemm_cache_load_of_what_is_no_file_of_ours_is_refused(void **state)
+{
+    struct dir *d = *state;
+    store(d);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(d->file, 12345, (gid_t)-1), 0);
+        load_assert(d, ST_IO, "another user");
+    }
+    unlink(d->file);
+    assert_int_equal(mkfifo(d->file, 0600), 0);
+    load_assert(d, ST_IO, "not a regular file");
+    unlink(d->file);
+    assert_int_equal(mkdir(d->file, 0700), 0);
+    load_assert(d, ST_IO, "not a regular file");
+    assert_int_equal(rmdir(d->file), 0);
+}
+
+static void test_gemm_cache_store_makes_room_where_a_writer_died(void **state)
+{
+    struct dir *d = *state;
+    char left[FILE_PATH_BYTES + 16], target[FILE_PATH_BYTES + 8];
+    store(d);
+    snprintf(left, sizeof(left), "%s.%ld", d->file, (long)gettid());
+    snprintf(target, sizeof(target), "%s.target", d->file);
+    FILE *f = fopen(left, "w");
+    assert_non_null(f);
+    fputs("half", f);
+    fclose(f);
+    store(d);
+    load_assert(d, ST_OK, NULL);
+    assert_int_equal(access(left, F_OK), -1);
+    assert_int_equal(symlink(target, left), 0); /* and nobody chooses where it is written */
+    store(d);
+    load_assert(d, ST_OK, NULL);
+    assert_int_equal(access(target, F_OK), -1);
+}
+
+static void test_gemm_cache_of_two_machines_in_one_directory_are_both_kept(void **state)
+{
+    struct dir *d = *state;
+    struct gemm_machine machines[4] = {machine, machine, machine, machine};
+    char paths[4][FILE_PATH_BYTES];
+    const struct text_error no_error = {NULL, 0};
+    machines[1].library++;
+    machines[2].driver[0] = '2';
+    machines[3].settings++;
+    for (uint32_t i = 0; i < 4; i++) {
+        struct gemm_choices choices = choices_of(i + 1);
+        assert_int_equal(gemm_cache_path(d->path, &machines[i], paths[i], no_error), ST_OK);
+        assert_int_equal(gemm_cache_store(paths[i], &machines[i], &choices, no_error), ST_OK);
+        gemm_choices_deinit(&choices);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        struct gemm_choices out = {0};
+        assert_int_equal(gemm_cache_load(paths[i], &machines[i], &out, no_error), ST_OK);
+        assert_int_equal(out.n, i + 1);
+        gemm_choices_deinit(&out);
+        assert_int_equal(unlink(paths[i]), 0);
+    }
+    store(d); /* what the teardown removes */
+}
+
 struct writer {
     const char *file;
     uint32_t n_choices;
@@ -337,27 +506,34 @@ static void test_gemm_cache_store_by_many_at_a_time_leaves_a_whole_file(void **s
     }
 }
 
-static void path_assert(const char *dir, const char *cache, const char *home, const char *path)
+#define NAME "/gemm-NVIDIA-H200--9-0--132-multiprocessors-"
+
+/* The path is `dir`, NAME, 8 hex digits and ".txt". */
+static void path_assert(const char *dir, const char *cache, const char *home, const char *in)
 {
     char out[FILE_PATH_BYTES] = "";
     cache != NULL ? setenv("XDG_CACHE_HOME", cache, 1) : unsetenv("XDG_CACHE_HOME");
     home != NULL ? setenv("HOME", home, 1) : unsetenv("HOME");
     enum status st = gemm_cache_path(dir, &machine, out, (struct text_error){NULL, 0});
-    assert_int_equal(st, path != NULL ? ST_OK : ST_NOT_FOUND);
-    if (path != NULL)
-        assert_string_equal(out, path);
+    assert_int_equal(st, in != NULL ? ST_OK : ST_NOT_FOUND);
+    if (in == NULL)
+        return;
+    assert_memory_equal(out, in, strlen(in));
+    const char *name = out + strlen(in);
+    assert_memory_equal(name, NAME, strlen(NAME));
+    assert_int_equal(strspn(name + strlen(NAME), "0123456789abcdef"), 8);
+    assert_string_equal(name + strlen(NAME) + 8, ".txt");
 }
 
 static void test_gemm_cache_path_is_where_the_option_or_the_user_says(void **state)
 {
     (void)state;
-#define NAME "/gemm-NVIDIA-H200--9-0--132-multiprocessors.txt"
-    path_assert("/var/cache/dynd", "/c", "/h", "/var/cache/dynd" NAME);
-    path_assert("here", "/c", "/h", "here" NAME);
-    path_assert(GEMM_CACHE_DIR_AUTO, "/c", "/h", "/c/dynd" NAME);
-    path_assert(GEMM_CACHE_DIR_AUTO, NULL, "/h", "/h/.cache/dynd" NAME);
-    path_assert(GEMM_CACHE_DIR_AUTO, "", "/h", "/h/.cache/dynd" NAME);
-    path_assert(GEMM_CACHE_DIR_AUTO, "relative", "/h", "/h/.cache/dynd" NAME); /* as XDG wants it */
+    path_assert("/var/cache/dynd", "/c", "/h", "/var/cache/dynd");
+    path_assert("here", "/c", "/h", "here");
+    path_assert(GEMM_CACHE_DIR_AUTO, "/c", "/h", "/c/dynd");
+    path_assert(GEMM_CACHE_DIR_AUTO, NULL, "/h", "/h/.cache/dynd");
+    path_assert(GEMM_CACHE_DIR_AUTO, "", "/h", "/h/.cache/dynd");
+    path_assert(GEMM_CACHE_DIR_AUTO, "relative", "/h", "/h/.cache/dynd"); /* as XDG wants it */
     path_assert(GEMM_CACHE_DIR_AUTO, NULL, NULL, NULL);
 }
 
@@ -366,7 +542,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm_bucket_holds_its_rows_and_ends_at_its_top),
         cmocka_unit_test(test_gemm_choices_set_replaces_the_one_of_the_same_shape),
-        cmocka_unit_test(test_gemm_choices_set_takes_no_more_than_the_limit),
+        cmocka_unit_test(test_gemm_choices_remove_leaves_the_others_in_order),
+        cmocka_unit_test(test_gemm_choices_set_into_a_full_table_drops_the_oldest),
+        cmocka_unit_test(test_gemm_cache_parse_of_too_many_lines_is_refused),
         cmocka_unit_test(test_gemm_cache_parse_gives_back_what_was_printed),
         cmocka_unit_test(test_gemm_cache_parse_of_another_machine_is_refused),
         cmocka_unit_test(test_gemm_cache_parse_of_a_part_is_refused),
@@ -378,6 +556,16 @@ int main(int argc, char **argv)
                                         dir_remove),
         cmocka_unit_test_setup_teardown(test_gemm_cache_store_by_many_at_a_time_leaves_a_whole_file,
                                         dir_make, dir_remove),
+        cmocka_unit_test_setup_teardown(test_gemm_cache_load_follows_no_link_and_store_replaces_it,
+                                        dir_make, dir_remove),
+        cmocka_unit_test_setup_teardown(
+            test_gemm_cache_load_of_a_file_that_others_may_write_is_refused, dir_make, dir_remove),
+        cmocka_unit_test_setup_teardown(test_gemm_cache_load_of_what_is_no_file_of_ours_is_refused,
+                                        dir_make, dir_remove),
+        cmocka_unit_test_setup_teardown(test_gemm_cache_store_makes_room_where_a_writer_died,
+                                        dir_make, dir_remove),
+        cmocka_unit_test_setup_teardown(
+            test_gemm_cache_of_two_machines_in_one_directory_are_both_kept, dir_make, dir_remove),
         cmocka_unit_test(test_gemm_cache_path_is_where_the_option_or_the_user_says),
     };
     if (argc > 1)
