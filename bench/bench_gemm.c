@@ -19,11 +19,9 @@
 #define MANY_ROW_CALLS 4u
 
 struct options {
-    const char *model;
-    enum device_kind device;
+    struct bench_common common;
     enum ops_scaling scaling; /* of fp8 weights; NONE: bf16 ones */
-    uint32_t rows[BENCH_LIST_MAX], n_rows, threads;
-    double gbps, tflops, fp8_tflops;
+    uint32_t rows[BENCH_LIST_MAX], n_rows;
 };
 
 struct shape {
@@ -52,20 +50,10 @@ static bool options_parse(int argc, char **argv, struct options *o)
 {
     for (int i = 1; i + 1 < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
-        if (strcmp(name, "--model") == 0)
-            o->model = value;
-        else if (strcmp(name, "--device") == 0)
-            o->device = strcmp(value, "cuda") == 0 ? DEVICE_CUDA : DEVICE_CPU;
-        else if (strcmp(name, "--rows") == 0)
+        if (bench_common_parse(&o->common, name, value))
+            continue;
+        if (strcmp(name, "--rows") == 0)
             o->n_rows = bench_list_parse(value, o->rows);
-        else if (strcmp(name, "--threads") == 0)
-            o->threads = (uint32_t)strtoul(value, NULL, 10);
-        else if (strcmp(name, "--gbps") == 0)
-            o->gbps = strtod(value, NULL);
-        else if (strcmp(name, "--tflops") == 0)
-            o->tflops = strtod(value, NULL);
-        else if (strcmp(name, "--fp8-tflops") == 0)
-            o->fp8_tflops = strtod(value, NULL);
         else if (strcmp(name, "--fp8") == 0 && strcmp(value, "row") == 0)
             o->scaling = OPS_SCALE_ROW;
         else if (strcmp(name, "--fp8") == 0 && strcmp(value, "block") == 0)
@@ -73,7 +61,7 @@ static bool options_parse(int argc, char **argv, struct options *o)
         else
             return false;
     }
-    return argc % 2 == 1 && o->model != NULL && o->n_rows > 0;
+    return argc % 2 == 1 && o->common.model != NULL && o->n_rows > 0;
 }
 
 static enum status random_array(struct bench *b, void *dst, enum ops_dtype dtype, uint64_t n,
@@ -126,10 +114,10 @@ static void print_row(const struct bench *b, const struct shape *s, uint32_t n_r
                    (double)n_rows * ((double)ops_dtype_bytes(a->x_dtype) * s->k +
                                      (double)ops_dtype_bytes(a->y_dtype) * s->n);
     double flop = 2.0 * n_rows * s->n * s->k;
-    double tflops = a->w_dtype == OPS_F8 ? b->o.fp8_tflops : b->o.tflops;
-    double read = bytes / (b->o.gbps * 1e9), compute = flop / (tflops * 1e12);
+    double tflops = a->w_dtype == OPS_F8 ? b->o.common.fp8_tflops : b->o.common.tflops;
+    double read = bytes / (b->o.common.gbps * 1e9), compute = flop / (tflops * 1e12);
     double limit = read > compute ? read : compute;
-    snprintf(what, sizeof(what), "gemm %s%s %s x %u", bench_name_of(b->o.model),
+    snprintf(what, sizeof(what), "gemm %s%s %s x %u", bench_name_of(b->o.common.model),
              formats[b->o.scaling], s->name, n_rows);
     printf("%-44s %10.2f us %9.1f GB/s %8.1f TFLOP/s %10.2f us %6.1f %%\n", what, seconds * 1e6,
            bytes / seconds * 1e-9, flop / seconds * 1e-12, limit * 1e6, 100 * limit / seconds);
@@ -255,8 +243,8 @@ static enum status gemm_run(struct bench *b, const struct model_desc *d)
     /* A checkpoint in fp8 has a head of bf16. */
     const uint32_t n_shapes =
         sizeof(shapes) / sizeof(*shapes) - (b->o.scaling != OPS_SCALE_NONE ? 1 : 0);
-    struct device_opts opts = {.n_threads = b->o.threads, .n_vocab_max = d->n_vocab};
-    enum status st = device_open(b->o.device, &opts, &b->dev);
+    struct device_opts opts = {.n_threads = b->o.common.threads, .n_vocab_max = d->n_vocab};
+    enum status st = device_open(b->o.common.device, &opts, &b->dev);
     if (st == ST_OK)
         st = b->dev->ops->bind_thread(b->dev);
     if (st == ST_OK)
@@ -271,9 +259,7 @@ static enum status gemm_run(struct bench *b, const struct model_desc *d)
 
 int bench_gemm(int argc, char **argv)
 {
-    struct bench b = {.o = {.gbps = report_ceiling("DYND_BENCH_COPY_GBPS", 4300),
-                            .tflops = report_ceiling("DYND_BENCH_BF16_TFLOPS", 790),
-                            .fp8_tflops = report_ceiling("DYND_BENCH_FP8_TFLOPS", 1400)}};
+    struct bench b = {.o = {.common = bench_common_default()}};
     struct model_desc desc;
     char err[512] = "";
     if (!options_parse(argc, argv, &b.o)) {
@@ -282,7 +268,7 @@ int bench_gemm(int argc, char **argv)
                 "  [--fp8 row|block] [--gbps N] [--tflops N] [--fp8-tflops N] [--threads N]\n");
         return 2;
     }
-    if (model_desc_load(b.o.model, &desc, (struct text_error){err, sizeof(err)}) != ST_OK) {
+    if (model_desc_load(b.o.common.model, &desc, (struct text_error){err, sizeof(err)}) != ST_OK) {
         fprintf(stderr, "dynd-bench gemm: %s\n", err);
         return 1;
     }

@@ -18,11 +18,9 @@
 #define WARM_UP      5u
 
 struct options {
-    const char *model;
-    enum device_kind device;
-    uint32_t context, steps, threads;
+    struct bench_common common;
+    uint32_t context, steps;
     uint32_t batch[BENCH_LIST_MAX], n_batch, prompt[BENCH_LIST_MAX], n_prompt;
-    double gbps, tflops, fp8_tflops;
 };
 
 /* What a step cannot do without. */
@@ -47,22 +45,12 @@ static bool options_parse(int argc, char **argv, struct options *o)
 {
     for (int i = 1; i + 1 < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
-        if (strcmp(name, "--model") == 0)
-            o->model = value;
-        else if (strcmp(name, "--device") == 0)
-            o->device = strcmp(value, "cuda") == 0 ? DEVICE_CUDA : DEVICE_CPU;
-        else if (strcmp(name, "--context") == 0)
+        if (bench_common_parse(&o->common, name, value))
+            continue;
+        if (strcmp(name, "--context") == 0)
             o->context = (uint32_t)strtoul(value, NULL, 10);
         else if (strcmp(name, "--steps") == 0)
             o->steps = (uint32_t)strtoul(value, NULL, 10);
-        else if (strcmp(name, "--threads") == 0)
-            o->threads = (uint32_t)strtoul(value, NULL, 10);
-        else if (strcmp(name, "--gbps") == 0)
-            o->gbps = strtod(value, NULL);
-        else if (strcmp(name, "--tflops") == 0)
-            o->tflops = strtod(value, NULL);
-        else if (strcmp(name, "--fp8-tflops") == 0)
-            o->fp8_tflops = strtod(value, NULL);
         else if (strcmp(name, "--batch") == 0)
             o->n_batch = bench_list_parse(value, o->batch);
         else if (strcmp(name, "--prompt") == 0)
@@ -70,7 +58,7 @@ static bool options_parse(int argc, char **argv, struct options *o)
         else
             return false;
     }
-    return argc % 2 == 1 && o->model != NULL && o->steps > 0 && o->context > 0;
+    return argc % 2 == 1 && o->common.model != NULL && o->steps > 0 && o->context > 0;
 }
 
 static void on_layers(void *arg, uint64_t step_id, uint32_t first, uint32_t count)
@@ -234,15 +222,16 @@ static void print_row(struct bench *b, const char *what, uint32_t n, double *sec
                       const struct work *w)
 {
     double median = bench_median(seconds, runs), flop = w->flop + w->fp8_flop;
-    double limit = w->bytes / (b->o.gbps * 1e9);
-    double compute = w->flop / (b->o.tflops * 1e12) + w->fp8_flop / (b->o.fp8_tflops * 1e12);
+    double limit = w->bytes / (b->o.common.gbps * 1e9);
+    double compute =
+        w->flop / (b->o.common.tflops * 1e12) + w->fp8_flop / (b->o.common.fp8_tflops * 1e12);
     limit = limit > compute ? limit : compute;
     printf("%-10s %7u %10.3f ms %10.3f ms %9.1f %9.1f %9.3f ms %6.1f %%\n", what, n, median * 1e3,
            seconds[0] * 1e3, w->bytes / median * 1e-9, flop / median * 1e-12, limit * 1e3,
            100 * limit / median);
     fflush(stdout);
     char key[160];
-    int len = snprintf(key, sizeof(key), "%s %s %u", bench_name_of(b->o.model), what, n);
+    int len = snprintf(key, sizeof(key), "%s %s %u", bench_name_of(b->o.common.model), what, n);
     if (strcmp(what, "decode") == 0 && len > 0 && (size_t)len < sizeof(key))
         snprintf(key + len, sizeof(key) - (size_t)len, " context %u", b->o.context);
     report_row(NULL, key, median * 1e3, "ms", limit * 1e3);
@@ -254,8 +243,8 @@ static void print_exposed(const struct bench *b, uint32_t n, double share)
 {
     char key[160];
     printf("           of that without work on the device: %.2f %%\n", 100 * share);
-    snprintf(key, sizeof(key), "%s decode %u without work on the device", bench_name_of(b->o.model),
-             n);
+    snprintf(key, sizeof(key), "%s decode %u without work on the device",
+             bench_name_of(b->o.common.model), n);
     report_row(NULL, key, 100 * share, "%", 0);
 }
 
@@ -310,25 +299,25 @@ static int bench_open(struct bench *b)
     longest = longest > b->o.context + 1 ? longest : b->o.context + 1;
     n_seqs = n_seqs > 0 ? n_seqs : 1;
     struct runner_opts opts = {.kind = RUNNER_TRANSFORMER,
-                               .model_path = b->o.model,
+                               .model_path = b->o.common.model,
                                .load_format = LOAD_DUMMY,
-                               .device = b->o.device,
+                               .device = b->o.common.device,
                                .seed = 1,
                                .block_tokens = BLOCK_TOKENS,
                                .max_batch_tokens = CHUNK > n_seqs ? CHUNK : n_seqs,
                                .max_seqs = n_seqs,
                                .max_context_tokens = longest + BLOCK_TOKENS,
-                               .n_threads = b->o.threads,
+                               .n_threads = b->o.common.threads,
                                .cache_dir = "auto",
                                .layer_groups = 1};
     double start = bench_now_s();
-    if (model_desc_load(b->o.model, &b->desc, why) != ST_OK ||
+    if (model_desc_load(b->o.common.model, &b->desc, why) != ST_OK ||
         runner_measure(&opts, &b->size, err, sizeof(err)) != ST_OK ||
         runner_create(&opts, &b->runner, err, sizeof(err)) != ST_OK) {
         fprintf(stderr, "dynd-bench step: %s\n", err);
         return 1;
     }
-    printf("%s loaded in %.2f s\n", b->o.model, bench_now_s() - start);
+    printf("%s loaded in %.2f s\n", b->o.common.model, bench_now_s() - start);
     uint32_t context_blocks = b->o.context / BLOCK_TOKENS + 1;
     b->per_seq = context_blocks;
     b->n_blocks = n_seqs * context_blocks;
@@ -357,11 +346,7 @@ static int bench_open(struct bench *b)
 
 int bench_step(int argc, char **argv)
 {
-    struct bench b = {.o = {.context = 1024,
-                            .steps = 30,
-                            .gbps = report_ceiling("DYND_BENCH_COPY_GBPS", 4300),
-                            .tflops = report_ceiling("DYND_BENCH_BF16_TFLOPS", 790),
-                            .fp8_tflops = report_ceiling("DYND_BENCH_FP8_TFLOPS", 1400)}};
+    struct bench b = {.o = {.context = 1024, .steps = 30, .common = bench_common_default()}};
     if (!options_parse(argc, argv, &b.o)) {
         fprintf(stderr, "usage: dynd-bench step --model DIR [--device cpu|cuda] [--context N]\n"
                         "  [--batch N,N...] [--prompt N,N...] [--steps N] [--gbps N] [--tflops N]\n"
@@ -372,7 +357,7 @@ int bench_step(int argc, char **argv)
     if (rc == 0) {
         printf(
             "limit: the longer of bytes at %.0f GB/s and operations at %.0f TFLOP/s (fp8 %.0f)\n\n",
-            b.o.gbps, b.o.tflops, b.o.fp8_tflops);
+            b.o.common.gbps, b.o.common.tflops, b.o.common.fp8_tflops);
         printf("%-10s %7s %13s %13s %9s %9s %12s %8s\n", "step", "n", "median", "best", "GB/s",
                "TFLOP/s", "limit", "share");
         rc = decode_rows(&b);

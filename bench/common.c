@@ -1,5 +1,7 @@
 #include "common.h"
 
+#include "report.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -48,4 +50,30 @@ const char *bench_name_of(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash != NULL && slash[1] != '\0' ? slash + 1 : path;
+}
+
+struct bench_common bench_common_default(void)
+{
+    return (struct bench_common){.gbps = report_ceiling("DYND_BENCH_COPY_GBPS", 4300),
+                                 .tflops = report_ceiling("DYND_BENCH_BF16_TFLOPS", 790),
+                                 .fp8_tflops = report_ceiling("DYND_BENCH_FP8_TFLOPS", 1400)};
+}
+
+bool bench_common_parse(struct bench_common *o, const char *name, const char *value)
+{
+    if (strcmp(name, "--model") == 0)
+        o->model = value;
+    else if (strcmp(name, "--device") == 0)
+        o->device = strcmp(value, "cuda") == 0 ? DEVICE_CUDA : DEVICE_CPU;
+    else if (strcmp(name, "--threads") == 0)
+        o->threads = (uint32_t)strtoul(value, NULL, 10);
+    else if (strcmp(name, "--gbps") == 0)
+        o->gbps = strtod(value, NULL);
+    else if (strcmp(name, "--tflops") == 0)
+        o->tflops = strtod(value, NULL);
+    else if (strcmp(name, "--fp8-tflops") == 0)
+        o->fp8_tflops = strtod(value, NULL);
+    else
+        return false;
+    return true;
 }

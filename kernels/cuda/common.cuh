@@ -110,6 +110,16 @@ __device__ __forceinline__ void load_matrices_trans(uint32_t (&r)[4], uint32_t a
                  : "memory");
 }
 
+/* Major compute capability of the current device. */
+inline cudaError_t device_major(int *out_major)
+{
+    int device = 0;
+    cudaError_t err = cudaGetDevice(&device);
+    return err != cudaSuccess
+               ? err
+               : cudaDeviceGetAttribute(out_major, cudaDevAttrComputeCapabilityMajor, device);
+}
+
 /* A launch that may begin while the kernel ahead of it on the stream still runs: the kernel calls
  * grid_wait() before it touches anything that the one ahead reads or writes. */
 template <typename... P, typename... A>

@@ -298,10 +298,8 @@ extern "C" cudaError_t cuda_gemm_small_tuned(const struct cuda_gemm_args *args, 
     if (!is_f8 && args->w_dtype != OPS_BF16)
         return cudaErrorInvalidValue;
     struct launch l = {args, params_of(args, workspace), n_sms, 0, how, stream};
-    int device = 0, major = 0;
-    cudaError_t err = cudaGetDevice(&device);
-    if (err == cudaSuccess)
-        err = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    int major = 0;
+    cudaError_t err = device_major(&major);
     if (err != cudaSuccess)
         return err;
     uint32_t k_unit = kBoxBytes / (is_f8 ? 1 : 2);

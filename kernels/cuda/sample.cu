@@ -187,10 +187,8 @@ extern "C" cudaError_t cuda_sample(const struct sample_args *args, void *workspa
 {
     if (args->n_rows == 0)
         return cudaSuccess;
-    int device = 0, major = 0;
-    cudaError_t err = cudaGetDevice(&device);
-    if (err == cudaSuccess)
-        err = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    int major = 0;
+    cudaError_t err = device_major(&major);
     if (err != cudaSuccess)
         return err;
     struct shared_bins *saved = (struct shared_bins *)workspace;

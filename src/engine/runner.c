@@ -68,7 +68,7 @@ const float *runner_logits(struct runner *runner)
 
 uint32_t runner_depth(const struct runner *runner)
 {
-    return runner->ops->depth != NULL ? runner->ops->depth(runner) : 1;
+    return runner->ops->depth(runner);
 }
 
 enum status runner_begin(struct runner *runner, const struct step_plan *plan,
@@ -76,17 +76,10 @@ enum status runner_begin(struct runner *runner, const struct step_plan *plan,
                                            uint32_t layer_count),
                          void *arg)
 {
-    const struct runner_ops *ops = runner->ops;
     uint32_t depth = plan->report_layers ? 1 : runner_depth(runner);
-    enum status st = ST_INVALID;
     if (runner->n_begun >= depth)
-        return st;
-    if (ops->begin != NULL) {
-        st = ops->begin(runner, plan, on_layers, arg);
-    } else {
-        runner->done = (struct step_result){.step_id = plan->step_id, .status = ST_INVALID};
-        st = ops->step(runner, plan, on_layers, arg, &runner->done);
-    }
+        return ST_INVALID;
+    enum status st = runner->ops->begin(runner, plan, on_layers, arg);
     if (st == ST_OK)
         runner->n_begun++;
     return st;
@@ -98,10 +91,7 @@ enum status runner_finish(struct runner *runner, struct step_result *out)
     if (runner->n_begun == 0)
         return ST_INVALID;
     runner->n_begun--;
-    if (runner->ops->finish != NULL)
-        return runner->ops->finish(runner, out);
-    *out = runner->done;
-    return (enum status)out->status;
+    return runner->ops->finish(runner, out);
 }
 
 enum status runner_step(struct runner *runner, const struct step_plan *plan,

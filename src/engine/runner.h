@@ -114,11 +114,6 @@ struct runner_ops {
     enum status (*measure)(const struct runner_opts *opts, struct runner_size *out_size, char *err,
                            size_t err_bytes);
     void (*destroy)(struct runner *runner);
-    /* `step`, or `begin`, `finish` and `depth`. */
-    enum status (*step)(struct runner *runner, const struct step_plan *plan,
-                        void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
-                                          uint32_t layer_count),
-                        void *arg, struct step_result *out);
     enum status (*begin)(struct runner *runner, const struct step_plan *plan,
                          void (*on_layers)(void *arg, uint64_t step_id, uint32_t layer_first,
                                            uint32_t layer_count),
@@ -139,8 +134,7 @@ struct runner {
     struct runner_info info;
     uint8_t *pool;
     uint32_t block_count;
-    uint32_t n_begun;        /* steps begun and not finished */
-    struct step_result done; /* of the one begun, when ops has `step` only */
+    uint32_t n_begun; /* steps begun and not finished */
 };
 
 extern const struct runner_ops runner_transformer_ops, runner_hash_ops;
