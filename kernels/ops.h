@@ -162,7 +162,10 @@ struct embedding_args {
  * Words [0, n_words) of src[turn % 2] go to the same place of dst, but for an id (words [ids_at,
  * ids_at + n_ids)) of OPS_ID_PENDING | i, which becomes tokens[i], the i-th token of the step
  * before. Then the table, [n_seqs, table_stride] from word table_at on: of row s the entries for
- * the kv_tokens[s] positions of sequence s, which are words [kv_tokens_at, + n_seqs). */
+ * the kv_tokens[s] positions of sequence s, which are words [kv_tokens_at, + n_seqs).
+ * plans [n_plans <= 2]: the attention of layers with a window and of those without. A device that
+ * plans decoding does it here, and its attention uses the plan until the next call. Their
+ * kv_tokens are those words of dst. */
 #define OPS_ID_PENDING 0x80000000u
 struct step_input_args {
     const uint32_t *src[2];
@@ -170,6 +173,8 @@ struct step_input_args {
     const uint32_t *turn, *tokens;
     uint32_t n_words, ids_at, n_ids;
     uint32_t table_at, table_stride, kv_tokens_at, n_seqs, block_tokens;
+    const struct attention_args *plans; /* host memory */
+    uint32_t n_plans;
 };
 
 /* dst[turn % 2][0 .. n) = tokens; *turn += 1. */

@@ -340,7 +340,7 @@ void time_all(const char *label)
     printf("%s: copy %.0f GB/s (read and written), read only %.0f GB/s\n", label, copy_gbps,
            read_gbps);
     time_kernels(label);
-    for (uint32_t context : {256u, 1024u, 2048u, 4096u, 8192u, 32768u})
+    for (uint32_t context : {256u, 1024u, 1025u, 1400u, 2048u, 4096u, 8192u, 32768u})
         time_layers(label, qwen, 1, context);
     time_layers(label, qwen, 4, 1024);
     time_layers(label, qwen, 8, 1024);

@@ -11,12 +11,12 @@
  * or, where units are few and about as long as each other, gives each unit CTAs of its own, a
  * cluster (attention_decode_plan.cuh).
  *
- * Inside a CTA tile x belongs to warp x % warps. Each warp has a ring of its own in shared memory
- * and a softmax state of its own, so the warps meet only at the end of a unit, where they merge
- * through shared memory. K and V of the tiles ahead are under way meanwhile, across units. (Leaving
- * the merge to the last warp to come, without a barrier, was 3 to 5 % slower on an H200.)
- * A unit that one CTA has alone is written out at once; the parts of a cut unit are merged in the
- * order of the line (attention_decode_merge.cuh).
+ * Inside a CTA tile x belongs to warp x % warps. Each warp has a ring of its own in shared memory,
+ * of one or two tiles as there is room, and a softmax state of its own, so the warps meet only at
+ * the end of a unit, where they merge through shared memory. K and V of the tiles ahead are under
+ * way meanwhile, across units. (Leaving the merge to the last warp to come, without a barrier, was
+ * 3 to 5 % slower on an H200.) A unit that one CTA has alone is written out at once; the parts of a
+ * cut unit are merged in the order of the line (attention_decode_merge.cuh).
  *
  * Tensor cores: the tile is the M side of mma.m16n8k16, the query heads are its N side.
  *     scores^T [16 tokens, 8 heads] = K [16, head_dim] * q^T    A by ldmatrix
@@ -24,7 +24,7 @@
  * p^T comes from the scores by one movmatrix per 8x8 corner. 9 to 16 heads take two N tiles; more
  * than 16 heads of a KV head become several units.
  *
- * A stage of the ring, for K and then for V: [part of 64 dims][16 tokens][8 chunks of 16 bytes],
+ * A slot of a ring, for K and then for V: [part of 64 dims][16 tokens][8 chunks of 16 bytes],
  * chunk c of token r at place c ^ (r % 8): the layout of the copy engine's 128-byte swizzle, free
  * of bank conflicts. One tensor copy brings K and V of a tile (sm_90, head_dim a multiple of 64);
  * otherwise cp.async does, into the same layout.
@@ -35,13 +35,14 @@
  *
  * What is read before grid_wait, with fresh: the plan, the block table, K and V of the positions
  * before. That is right because
- *  1. the plan's kernel is launched plainly: it starts when all work ahead of it on the stream has
- *     ended and is visible, the block table and those positions with it (cuda_ops.h asks for that);
+ *  1. the plan's kernel (step_input, or plan_kernel) is launched plainly: it starts when all work
+ *     ahead of it on the stream has ended and is visible, those positions with it (cuda_ops.h asks
+ *     for that); the block table is there by then, or that kernel brings it;
  *  2. it never releases its dependents, so the kernel behind it, early or not, starts when its
- *     block has ended; and a kernel starts after the start of the one ahead of it. By induction all
- *     later kernels of the step start after the plan's block has ended, however early each is;
- *  3. that block ends with a fence of the device behind its stores, and what it stored is read past
- *     the level-1 cache.
+ *     blocks have ended; and a kernel starts after the start of the one ahead of it. By induction
+ *     all later kernels of the step start after its blocks have ended, however early each is;
+ *  3. those blocks end with a fence of the device behind their stores, and what they stored is read
+ *     past the level-1 cache.
  * Nothing is written before grid_wait. As every kernel of a step waits before it ends, the end of
  * the kernel ahead is the end of all ahead of it, and the workspace and the pool are this
  * kernel's. Without fresh the kernel ahead may have written any of the pool: all waits.
@@ -68,7 +69,7 @@ namespace
 
 using namespace attention_decode;
 
-constexpr uint32_t STAGES_MAX = 2;           /* of a warp's ring; 3 and 6 were no faster (H200) */
+constexpr uint32_t STAGES_MAX = 2; /* tiles of a warp under way; 3 and 6 were no faster (H200) */
 constexpr size_t SMEM_SHARED = 112u * 1024u; /* so much leaves room for a block of the GEMMs */
 constexpr uint32_t SHORT_COLS = 2048;        /* of q, in models whose GEMMs are short */
 
@@ -118,13 +119,21 @@ struct tile_place {
 /* The source side of a warp's ring. Lane i knows the place of the warp's tile 32 * batch + i, and
  * looks the next batch up half a batch early, so that the block table is not waited for. */
 struct feed {
-    uint32_t ring, bars; /* shared memory addresses */
+    uint32_t ring, bars; /* shared memory addresses; the warp's next tile is WARPS tiles further */
     uint32_t x, x_end;   /* the lane's tile of the next batch; end of the CTA's run */
     uint32_t seq;
     plan_seq info;
     tile_place now, next;
     uint64_t policy;
 };
+
+/* Tiles of the warp that the ring has room for: computed where it is needed, registers are short.
+ */
+template <int HD> __device__ __forceinline__ uint32_t feed_stages(const feed &f, uint32_t slots)
+{
+    extern __shared__ __align__(1024) char smem[];
+    return f.ring + stage_bytes(HD) < smem_address(smem) + slots * (HD * 64u) ? 2u : 1u;
+}
 
 /* Looks up the lane's tile of the next batch. */
 template <int HD> __device__ __forceinline__ void feed_look_up(feed &f, const decode_params &p)
@@ -147,7 +156,7 @@ __device__ __forceinline__ void feed_copy_tensor(const feed &f, const decode_par
                                                  const CUtensorMap *map, uint32_t stage)
 {
 #if __CUDA_ARCH__ >= 900
-    uint32_t bar = f.bars + stage * 8u, dst = f.ring + stage * (HD * 64u);
+    uint32_t bar = f.bars + stage * 8u, dst = f.ring + stage * stage_bytes(HD);
     uint32_t plane = p.plane_first + f.now.kv_head * 2u;
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(HD * 64u)
                  : "memory");
@@ -173,7 +182,7 @@ __device__ __forceinline__ void feed_copy_async(const feed &f, const decode_para
     uint32_t per_row = 65536u / n_row + 1u;
     const char *src = p.pool + block * p.block_bytes + kv_head * 2u * p.plane_bytes +
                       static_cast<size_t>(token) * p.head_dim * 2u;
-    uint32_t dst = f.ring + stage * (HD * 64u);
+    uint32_t dst = f.ring + stage * stage_bytes(HD);
     for (uint32_t is_v = 0; is_v < 2u; is_v++) {
         for (uint32_t i = lane; i < TILE * n_row; i += 32u) {
             uint32_t row = (i * per_row) >> 16; /* i / n_row, exact for i < 512 */
@@ -211,17 +220,19 @@ template <int HD, bool TMA>
 __device__ __forceinline__ void feed_start(feed &f, const decode_params &p, const CUtensorMap *map,
                                            uint32_t n_mine)
 {
-    uint32_t lane = threadIdx.x % 32u;
+    uint32_t lane = threadIdx.x % 32u, stages = feed_stages<HD>(f, p.slots);
     feed_look_up<HD>(f, p);
-    if (lane < p.stages)
+    if (lane < stages)
         barrier_init(f.bars + lane * 8u, TMA ? 1u : 32u);
     if (!TMA && p.head_dim < HD) /* the copies leave the dims beyond head_dim alone */
-        for (uint32_t i = lane; i < p.stages * (HD * 4u); i += 32u)
-            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(f.ring + i * 16u), "r"(0)
+        for (uint32_t i = lane; i < stages * (HD * 4u); i += 32u)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
+                             f.ring + i / (HD * 4u) * stage_bytes(HD) + i % (HD * 4u) * 16u),
+                         "r"(0)
                          : "memory");
     fence_async_proxy();
     __syncwarp();
-    for (uint32_t i = 0; i < n_mine && i < p.stages; i++)
+    for (uint32_t i = 0; i < n_mine && i < stages; i++)
         feed_issue<HD, TMA>(f, p, map, i, i);
 }
 
@@ -242,7 +253,7 @@ __device__ __forceinline__ void segment_tiles(warp_state<HD, NT> &st, feed &f, w
 {
     uint32_t end = info.kv_tokens, lo = p.window != 0 && end > p.window ? end - p.window : 0;
     for (; w.x < seg.end; w.x += warps_of(HD), w.index++) {
-        uint32_t k_tile = f.ring + w.stage * (HD * 64u), v_tile = k_tile + HD * 32u;
+        uint32_t k_tile = f.ring + w.stage * stage_bytes(HD), v_tile = k_tile + HD * 32u;
         uint32_t pos = (w.x - seg.unit_first + info.tile_first) * TILE;
         float scores[NT][4];
         barrier_wait(f.bars + w.stage * 8u, w.parity);
@@ -258,7 +269,7 @@ __device__ __forceinline__ void segment_tiles(warp_state<HD, NT> &st, feed &f, w
         if (w.index < n_mine)
             feed_issue<HD, TMA>(f, p, map, w.index, w.stage);
         w.stage++;
-        if (w.stage == p.stages) {
+        if (w.stage == feed_stages<HD>(f, p.slots)) {
             w.stage = 0;
             w.parity ^= 1u;
         }
@@ -311,7 +322,7 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
     extern __shared__ __align__(1024) char smem[];
     constexpr uint32_t WARPS = warps_of(HD);
     uint32_t warp = threadIdx.x / 32u, lane = threadIdx.x % 32u;
-    auto &mem = *reinterpret_cast<decode_shared<HD, NT> *>(smem + p.stages * WARPS * (HD * 64u));
+    auto &mem = *reinterpret_cast<decode_shared<HD, NT> *>(smem + p.slots * (HD * 64u));
 
     grid_launch_dependents();
 #if __CUDA_ARCH__ >= 900
@@ -326,11 +337,13 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
             grid_wait(); /* the kernel must not end before the one ahead, even with no tiles */
         return;
     }
-    walk<HD> w = {own.x_first + (warp - own.x_first) % WARPS, p.stages, 0, 0};
+    uint32_t place = (warp - own.x_first) % WARPS; /* of its first tile among the CTA's */
+    walk<HD> w = {own.x_first + place, 0, 0, 0};
     uint32_t n_mine = w.x < own.x_end ? (own.x_end - w.x + WARPS - 1u) / WARPS : 0;
 
     feed f;
-    f.ring = smem_address(smem) + warp * p.stages * (HD * 64u);
+    f.ring = smem_address(smem) + place * (HD * 64u);
+    w.index = feed_stages<HD>(f, p.slots);
     f.bars = smem_address(mem.bars[warp]);
     f.x = w.x + lane * WARPS;
     f.x_end = own.x_end;
@@ -357,8 +370,7 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
 
     /* Where warps leave their states: in the even cut the ring is idle then. */
     float *states = own.is_even ? reinterpret_cast<float *>(smem) : merge_rows<HD, NT>(mem);
-    uint32_t pitch =
-        own.is_even ? p.stages * (HD * 16u) : p.pass_heads * merge_pitch<HD>; /* floats */
+    uint32_t pitch = own.is_even ? HD * 16u : p.pass_heads * merge_pitch<HD>; /* floats */
     warp_state<HD, NT> st;
     for (;;) {
         rows_finish<HD, NT>(rows, p, mem, seg);
@@ -376,10 +388,18 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
             rows_aim<HD>(rows, p, seg, info.kv_tokens);
             rows_load<HD>(rows, p, seg);
         }
-        segment_finish<HD, NT>(st, p, mem, own.is_even, states, pitch);
+        /* Not the variable: a register less to keep. */
+        segment_finish<HD, NT>(st, p, mem, own.is_even, states, pitch,
+                               (f.ring - smem_address(smem)) / (HD * 64u));
         if (is_last)
             break;
     }
+}
+
+__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const plan_params p)
+{
+    plan_make(p);
+    __threadfence();
 }
 
 /* ---- Host ------------------------------------------------------------------------------------ */
@@ -397,12 +417,12 @@ struct decode_config {
     uint32_t hd, nt; /* template arguments; hd >= head_dim */
     uint32_t unit_heads, groups_per_kv, pass_heads;
     uint32_t split; /* of the even cut; 0: none */
-    uint32_t stages, grid, has_tma, is_cluster, is_late;
+    uint32_t slots, grid, has_tma, is_cluster, is_late;
     size_t smem_bytes;
 };
 
 /* Shared memory of a CTA. */
-size_t smem_bytes(const decode_config &c, uint32_t stages)
+size_t smem_bytes(const decode_config &c, uint32_t slots)
 {
     size_t rest = c.hd == 64u
                       ? (c.nt == 1 ? sizeof(decode_shared<64, 1>) : sizeof(decode_shared<64, 2>))
@@ -410,7 +430,7 @@ size_t smem_bytes(const decode_config &c, uint32_t stages)
                       ? (c.nt == 1 ? sizeof(decode_shared<128, 1>) : sizeof(decode_shared<128, 2>))
                       : (c.nt == 1 ? sizeof(decode_shared<256, 1>) : sizeof(decode_shared<256, 2>));
     size_t rows = static_cast<size_t>(warps_of(c.hd)) * c.pass_heads * (c.hd + MERGE_PAD) * 4u;
-    return static_cast<size_t>(stages) * warps_of(c.hd) * c.hd * 64u + rest + rows;
+    return static_cast<size_t>(slots) * c.hd * 64u + rest + rows;
 }
 
 /* The even cut, where the units of a step are so few that each can have CTAs of its own. A cluster
@@ -429,7 +449,7 @@ void decode_split(decode_config *c, uint32_t n_units, bool has_clusters, uint32_
     c->is_cluster = has_clusters && c->split > 1 && (how & HOW_NO_CLUSTER) == 0;
 }
 
-/* Whether a CTA leaves room for a block of the GEMM behind. That costs a stage of the ring, 2 us of
+/* Whether a CTA leaves room for a block of the GEMM behind. That costs slots of the ring, 2 us of
  * the 12 to 19 that 8 and 16 sequences of 1k tokens take; where the GEMMs are short, their start
  * beside this kernel gains as much or more (H200). */
 bool leaves_room(const cuda_attention_args *args, const decode_config &c, uint32_t how)
@@ -459,7 +479,7 @@ cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms, ui
     c.groups_per_kv = (group + c.unit_heads - 1u) / c.unit_heads;
     c.grid = n_sms < CTAS_MAX ? n_sms : CTAS_MAX;
     c.pass_heads = c.unit_heads > 4u ? 8u : 4u;
-    if (smem_bytes(c, 1) > static_cast<size_t>(smem_max))
+    if (smem_bytes(c, warps_of(c.hd)) > static_cast<size_t>(smem_max))
         c.pass_heads = 4;
     decode_split(&c, args->seqs.n_seqs * args->pool.n_kv_heads * c.groups_per_kv, major >= 9, how);
     c.has_tma = DECODE_TMA && major >= 9 && args->pool.head_dim % 64u == 0 &&
@@ -468,10 +488,10 @@ cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms, ui
     size_t limit = static_cast<size_t>(smem_max);
     if (leaves_room(args, c, how) && limit > SMEM_SHARED)
         limit = SMEM_SHARED;
-    c.stages = STAGES_MAX;
-    while (c.stages > 1 && smem_bytes(c, c.stages) > limit)
-        c.stages--;
-    c.smem_bytes = smem_bytes(c, c.stages);
+    c.slots = warps_of(c.hd) * ((how & HOW_ONE_STAGE) != 0 ? 1u : STAGES_MAX);
+    while (c.slots > warps_of(c.hd) && smem_bytes(c, c.slots) > limit)
+        c.slots--;
+    c.smem_bytes = smem_bytes(c, c.slots);
     if (c.smem_bytes > static_cast<size_t>(smem_max))
         return cudaErrorInvalidConfiguration;
     *out_config = c;
@@ -544,7 +564,7 @@ decode_params decode_fill(const cuda_attention_args *args, const decode_config &
     p.pass_heads = c.pass_heads;
     p.plane_first = args->layer * pool->n_kv_heads * 2u;
     p.window = args->window;
-    p.stages = c.stages;
+    p.slots = c.slots;
     p.split = c.split;
     p.is_cluster = c.is_cluster;
     p.is_late = c.is_late;
@@ -591,6 +611,27 @@ cudaError_t decode_launch(decode_fn kernel, const decode_config &c, const CUtens
 
 } // namespace
 
+cudaError_t attention_decode::plan_fill(const struct cuda_attention_args *args, uint32_t n_sms,
+                                        void *plan, uint32_t how, plan_params *out_params)
+{
+    decode_config c;
+    cudaError_t err = decode_configure(args, n_sms, how, &c);
+    if (err != cudaSuccess)
+        return err;
+    char *base = static_cast<char *>(plan);
+    *out_params = {args->seqs.kv_tokens,
+                   reinterpret_cast<plan_head *>(base),
+                   reinterpret_cast<plan_start *>(base + sizeof(plan_head)),
+                   reinterpret_cast<plan_seq *>(base + PLAN_SEQS_AT),
+                   args->seqs.n_seqs,
+                   args->pool.n_kv_heads * c.groups_per_kv,
+                   args->window,
+                   c.grid,
+                   warps_of(c.hd),
+                   c.split};
+    return cudaSuccess;
+}
+
 extern "C" size_t cuda_decode_plan_bytes(uint32_t n_seqs_max)
 {
     return PLAN_SEQS_AT + n_seqs_max * sizeof(plan_seq);
@@ -610,23 +651,12 @@ extern "C" cudaError_t cuda_decode_plan_tuned(const struct cuda_attention_args *
                                               uint32_t n_sms, void *plan, cudaStream_t stream,
                                               uint32_t how)
 {
-    decode_config c;
+    plan_params p;
     if (args->seqs.n_seqs == 0)
         return cudaSuccess;
-    cudaError_t err = decode_configure(args, n_sms, how, &c);
+    cudaError_t err = plan_fill(args, n_sms, plan, how, &p);
     if (err != cudaSuccess)
         return err;
-    char *base = static_cast<char *>(plan);
-    plan_params p = {args->seqs.kv_tokens,
-                     reinterpret_cast<plan_head *>(base),
-                     reinterpret_cast<plan_start *>(base + sizeof(plan_head)),
-                     reinterpret_cast<plan_seq *>(base + PLAN_SEQS_AT),
-                     args->seqs.n_seqs,
-                     args->pool.n_kv_heads * c.groups_per_kv,
-                     args->window,
-                     c.grid,
-                     warps_of(c.hd),
-                     c.split};
     void *launch_args[] = {&p};
     return cudaLaunchKernel(reinterpret_cast<const void *>(plan_kernel), dim3(1),
                             dim3(PLAN_THREADS), launch_args, 0, stream);

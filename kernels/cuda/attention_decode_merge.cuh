@@ -263,11 +263,11 @@ __device__ __forceinline__ void part_finish(merged m, const decode_params &p,
 }
 
 /* Ends a segment: the unit is written, or its part and, by one CTA, the unit of all parts. rows:
- * the memory of warp 0's rows, the next warp's `pitch` floats behind. */
+ * the memory of the warps' rows, `pitch` floats each; place: which are this warp's. */
 template <int HD, int NT>
 __device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, const decode_params &p,
                                                decode_shared<HD, NT> &mem, bool is_even,
-                                               float *rows, uint32_t pitch)
+                                               float *rows, uint32_t pitch, uint32_t place)
 {
     const segment &seg = mem.segments[threadIdx.x / 32u];
     bool is_cut = seg.cta_first != seg.cta_last;
@@ -279,7 +279,7 @@ __device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, con
             if (n > 0 || lo > 0 || !is_even)
                 __syncthreads(); /* all have read what was merged before */
             uint32_t n_rows = min(seg.n_heads - n * 8u - lo, p.pass_heads);
-            state_to_shared<HD, NT>(st, n, lo, n_rows, rows + threadIdx.x / 32u * pitch);
+            state_to_shared<HD, NT>(st, n, lo, n_rows, rows + place * pitch);
             __syncthreads();
             for (uint32_t i = threadIdx.x; i < n_rows * ROW_ITEMS; i += blockDim.x) {
                 uint32_t head = i / ROW_ITEMS, dim = i % ROW_ITEMS * 4u;

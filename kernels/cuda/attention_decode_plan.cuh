@@ -31,6 +31,12 @@ __host__ __device__ constexpr uint32_t warps_of(uint32_t hd)
     return hd == 256u ? 4u : 8u;
 }
 
+/* From a warp's tile in the ring to its next one. */
+__device__ constexpr uint32_t stage_bytes(uint32_t hd)
+{
+    return warps_of(hd) * hd * 64u;
+}
+
 struct alignas(16) plan_head {
     uint32_t n_tiles; /* of all units */
     uint32_t chunk;   /* tiles of a CTA in the line cut */
@@ -75,9 +81,9 @@ struct decode_params {
     uint32_t unit_heads;           /* most query heads of a unit */
     uint32_t pass_heads;           /* 4, 8: heads that are merged at a time */
     uint32_t plane_first;          /* plane K of the layer, kv_head 0 */
-    uint32_t window, stages;
-    uint32_t split;      /* CTAs of a unit in the even cut; 0: there is none */
-    uint32_t is_cluster; /* the CTAs of a unit are one */
+    uint32_t window, slots;        /* tiles that the ring has room for: of each warp one or two */
+    uint32_t split;                /* CTAs of a unit in the even cut; 0: there is none */
+    uint32_t is_cluster;           /* the CTAs of a unit are one */
     float scale_log2;
     /* struct attention_fresh */
     uint32_t is_fresh, n_rot;
@@ -172,10 +178,10 @@ __device__ __forceinline__ segment segment_at(const decode_params &p, const shar
     return seg;
 }
 
-/* ---- The plan's kernel ----------------------------------------------------------------------- */
+/* ---- Planning -------------------------------------------------------------------------------- */
 
 struct plan_params {
-    const uint32_t *kv_tokens;
+    const volatile uint32_t *kv_tokens; /* device or host memory */
     plan_head *head;
     plan_start *starts;
     plan_seq *seqs;
@@ -228,10 +234,10 @@ __device__ __forceinline__ uint32_t find_seq(uint32_t n_seqs, uint32_t x, F firs
     return low;
 }
 
-/* One CTA: lays the tiles of all sequences out in a line, chooses the cut, and finds where each CTA
- * of the line cut starts. Its results are in memory for all when it ends (see grid_wait in
- * attention_decode.cu), hence the fence. */
-__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const plan_params p)
+/* One CTA of PLAN_THREADS: lays the tiles of all sequences out in a line, chooses the cut, and
+ * finds where each CTA of the line cut starts. The kernel's end must be a fence of the device (see
+ * grid_wait in attention_decode.cu). */
+__device__ inline void plan_make(const plan_params &p)
 {
     __shared__ uint32_t places[PLAN_SEQS_NEAR];
     uint32_t n_tiles = 0, longest = 0;
@@ -265,8 +271,12 @@ __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const plan_params p)
                            : find_seq(p.n_seqs, x, [&](uint32_t i) { return p.seqs[i].first; });
         p.starts[cta] = {p.seqs[seq], seq, {0, 0, 0}};
     }
-    __threadfence();
 }
+
+/* Host: what plan_make needs for args. how: of cuda_decode_plan_tuned. Defined in
+ * attention_decode.cu. */
+cudaError_t plan_fill(const struct cuda_attention_args *args, uint32_t n_sms, void *plan,
+                      uint32_t how, plan_params *out_params);
 
 } // namespace attention_decode
 

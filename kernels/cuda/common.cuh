@@ -120,12 +120,24 @@ inline cudaError_t device_major(int *out_major)
                : cudaDeviceGetAttribute(out_major, cudaDevAttrComputeCapabilityMajor, device);
 }
 
+/* The kernel's blocks run with the split of an SM's memory that the GEMMs of a step ask for:
+ * changing it has to wait until the SM is idle. */
+template <typename... P> inline cudaError_t share_memory_as_gemms(void (*kernel)(P...))
+{
+    return cudaFuncSetAttribute((const void *)kernel,
+                                cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
+}
+
 /* A launch that may begin while the kernel ahead of it on the stream still runs: the kernel calls
  * grid_wait() before it touches anything that the one ahead reads or writes. */
 template <typename... P, typename... A>
 inline cudaError_t launch_early_shared(void (*kernel)(P...), dim3 grid, dim3 block,
                                        size_t shared_bytes, cudaStream_t stream, A... args)
 {
+    cudaError_t err = share_memory_as_gemms(kernel);
+    if (err != cudaSuccess)
+        return err;
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

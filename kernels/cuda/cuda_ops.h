@@ -25,7 +25,6 @@ cudaError_t cuda_embedding(const struct embedding_args *args, cudaStream_t strea
 cudaError_t cuda_rmsnorm(const struct rmsnorm_args *args, cudaStream_t stream);
 cudaError_t cuda_qkv(const struct qkv_args *args, cudaStream_t stream);
 cudaError_t cuda_silu_mul(const struct silu_mul_args *args, cudaStream_t stream);
-cudaError_t cuda_step_input(const struct step_input_args *args, cudaStream_t stream);
 cudaError_t cuda_step_output(const struct step_output_args *args, cudaStream_t stream);
 cudaError_t cuda_step_begin(const struct step_begin_args *args, cudaStream_t stream);
 cudaError_t cuda_attention_simple(const struct attention_args *args, cudaStream_t stream);
@@ -75,7 +74,7 @@ struct cuda_attention_args {
  *            reads before the kernel ahead has ended, so it is there when the plan's starts: the
  *            block table, K and V of the positions before the last, the norms. The bits, of out
  *            and in the pool, are those of cuda_qkv and of a call without fresh behind it
- * plan       cuda_decode_plan_bytes(n_seqs_max) bytes
+ * plan       cuda_decode_plan_bytes(n_seqs_max) bytes; made by cuda_decode_plan or cuda_step_input
  * workspace  cuda_decode_workspace_bytes() bytes, zeroed once before its first use; each call
  *            leaves its counters zero, so calls that follow each other on a stream share it
  * Checked    bench/gpu/check_attention_decode.cu */
@@ -86,6 +85,15 @@ cudaError_t cuda_decode_plan(const struct cuda_attention_args *args, uint32_t n_
                              cudaStream_t stream);
 cudaError_t cuda_attention_decode(const struct cuda_attention_args *args, uint32_t n_sms,
                                   const void *plan, void *workspace, cudaStream_t stream);
+
+/* step_input of kernels/ops.h, but for args->plans; plans [n_plans <= 2]: what cuda_decode_plan
+ * would do, into `plan`. Of attention, kv_tokens is not read. */
+struct cuda_step_plan {
+    struct cuda_attention_args attention;
+    void *plan;
+};
+cudaError_t cuda_step_input(const struct step_input_args *args, const struct cuda_step_plan *plans,
+                            uint32_t n_plans, uint32_t n_sms, cudaStream_t stream);
 
 /* Prefill: any number of rows a sequence. rows_max: most rows that a sequence may have, known to
  * the host (sizes the grid). Fast for block_tokens 64 and 128, head_dim 64 and 128 on sm_90; right

@@ -156,6 +156,8 @@ cudaError_t launch_cluster(const struct sample_args *args, struct shared_bins *s
     cudaError_t err =
         cudaFuncSetAttribute(sample_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)(SHARED_BYTES + (size_t)VECTORS_MAX * 4 * sizeof(uint16_t)));
+    if (err == cudaSuccess)
+        err = share_memory_as_gemms(sample_kernel<false>);
     if (err != cudaSuccess)
         return err;
     cudaLaunchAttribute attributes[2] = {};

@@ -2,7 +2,7 @@
  * bound by latency: a few dependent loads each. */
 #include "kernels/cuda/cuda_ops.h"
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/attention_decode_plan.cuh"
 
 namespace
 {
@@ -11,31 +11,53 @@ using bf16 = __nv_bfloat16;
 
 constexpr uint32_t kThreads = 256, kWordsBlock = kThreads * 4;
 
-/* Blocks first copy the words, kWordsBlock each; then each one row of the table. The host's memory
- * is read over the bus, so each thread asks for all it needs at once. */
-__global__ void __launch_bounds__(kThreads) step_input_kernel(step_input_args a, uint32_t n_copies)
+struct step_plans {
+    attention_decode::plan_params of[2];
+    uint32_t n;
+};
+
+/* The host's memory is read over the bus, so each thread asks for all it needs at once. */
+__device__ void words_copy(const step_input_args &a, const volatile uint32_t *src, uint32_t block)
 {
-    const volatile uint32_t *src = a.src[*a.turn % 2];
-    if (blockIdx.x < n_copies) {
-        uint32_t at = blockIdx.x * kWordsBlock + threadIdx.x, word[4];
+    uint32_t at = block * kWordsBlock + threadIdx.x, word[4];
 #pragma unroll
-        for (uint32_t i = 0; i < 4; i++)
-            word[i] = at + i * kThreads < a.n_words ? src[at + i * kThreads] : 0;
+    for (uint32_t i = 0; i < 4; i++)
+        word[i] = at + i * kThreads < a.n_words ? src[at + i * kThreads] : 0;
 #pragma unroll
-        for (uint32_t i = 0; i < 4; i++) {
-            uint32_t w = at + i * kThreads;
-            if (w - a.ids_at < a.n_ids && (word[i] & OPS_ID_PENDING) != 0)
-                word[i] = a.tokens[word[i] & ~OPS_ID_PENDING];
-            if (w < a.n_words)
-                a.dst[w] = word[i];
-        }
-        return;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t w = at + i * kThreads;
+        if (w - a.ids_at < a.n_ids && (word[i] & OPS_ID_PENDING) != 0)
+            word[i] = a.tokens[word[i] & ~OPS_ID_PENDING];
+        if (w < a.n_words)
+            a.dst[w] = word[i];
     }
-    uint32_t seq = blockIdx.x - n_copies;
+}
+
+__device__ void row_copy(const step_input_args &a, const volatile uint32_t *src, uint32_t seq)
+{
     uint32_t n = (src[a.kv_tokens_at + seq] + a.block_tokens - 1) / a.block_tokens;
     uint64_t row = a.table_at + (uint64_t)seq * a.table_stride;
     for (uint32_t i = threadIdx.x; i < n && i < a.table_stride; i += kThreads)
         a.dst[row + i] = src[row + i];
+}
+
+/* Blocks first make a plan each; then they copy the words, kWordsBlock each; then each one row of
+ * the table. The fence: attention reads what they write before it waits (attention_decode.cu). */
+__global__ void __launch_bounds__(kThreads)
+    step_input_kernel(step_input_args a, const __grid_constant__ step_plans plans,
+                      uint32_t n_copies)
+{
+    const volatile uint32_t *src = a.src[*a.turn % 2];
+    if (blockIdx.x < plans.n) {
+        attention_decode::plan_params plan = plans.of[blockIdx.x];
+        plan.kv_tokens = src + a.kv_tokens_at;
+        attention_decode::plan_make(plan);
+    } else if (blockIdx.x < plans.n + n_copies) {
+        words_copy(a, src, blockIdx.x - plans.n);
+    } else {
+        row_copy(a, src, blockIdx.x - plans.n - n_copies);
+    }
+    __threadfence();
 }
 
 __global__ void __launch_bounds__(kThreads) step_output_kernel(step_output_args a)
@@ -83,11 +105,21 @@ template <typename S> __global__ void step_begin_kernel(step_begin_args a)
 
 } // namespace
 
-/* Not early: the words of the step before are read until its end. */
-cudaError_t cuda_step_input(const struct step_input_args *args, cudaStream_t stream)
+/* Not early: the words of the step before are read until its end, and attention_decode.cu wants it
+ * so of a kernel that plans. */
+cudaError_t cuda_step_input(const struct step_input_args *args, const struct cuda_step_plan *plans,
+                            uint32_t n_plans, uint32_t n_sms, cudaStream_t stream)
 {
     uint32_t n_copies = (args->n_words + kWordsBlock - 1) / kWordsBlock;
-    step_input_kernel<<<n_copies + args->n_seqs, kThreads, 0, stream>>>(*args, n_copies);
+    step_plans all = {};
+    cudaError_t err = share_memory_as_gemms(step_input_kernel);
+    for (; err == cudaSuccess && all.n < n_plans; all.n++)
+        err = attention_decode::plan_fill(&plans[all.n].attention, n_sms, plans[all.n].plan, 0,
+                                          &all.of[all.n]);
+    if (err != cudaSuccess)
+        return err;
+    uint32_t grid = n_plans + n_copies + args->n_seqs;
+    step_input_kernel<<<grid, kThreads, 0, stream>>>(*args, all, n_copies);
     return cudaGetLastError();
 }
 

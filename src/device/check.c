@@ -84,11 +84,12 @@ enum status device_check_gemm(const struct gemm_args *args)
 
 enum status device_check_step_input(const struct step_input_args *args)
 {
-    return valid_if(
-        args->src[0] != NULL && args->src[1] != NULL && args->dst != NULL && args->turn != NULL &&
-        args->tokens != NULL && args->block_tokens > 0 && args->ids_at <= args->n_words &&
-        args->n_ids <= args->n_words - args->ids_at && args->kv_tokens_at <= args->n_words &&
-        args->n_seqs <= args->n_words - args->kv_tokens_at && args->table_at >= args->n_words);
+    return valid_if(args->src[0] != NULL && args->src[1] != NULL && args->dst != NULL &&
+                    args->turn != NULL && args->tokens != NULL && args->block_tokens > 0 &&
+                    args->ids_at <= args->n_words && args->n_ids <= args->n_words - args->ids_at &&
+                    args->kv_tokens_at <= args->n_words &&
+                    args->n_seqs <= args->n_words - args->kv_tokens_at &&
+                    args->table_at >= args->n_words && args->n_plans <= 2);
 }
 
 enum status device_check_step_output(const struct step_output_args *args)

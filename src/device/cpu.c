@@ -424,13 +424,6 @@ static enum ops_dtype cpu_activation(enum ops_dtype weights)
     return OPS_F32;
 }
 
-/* Decoding is planned for devices that split it. */
-static enum status device_attention_plan(struct device *dev, const struct attention_args *args)
-{
-    (void)dev, (void)args;
-    return ST_OK;
-}
-
 const struct device_ops device_cpu_ops = {
     .name = "cpu",
     .is_host = true,
@@ -456,7 +449,6 @@ const struct device_ops device_cpu_ops = {
     .silu_mul = device_silu_mul,
     .kv_write = device_kv_write,
     .qkv = device_qkv,
-    .attention_plan = device_attention_plan,
     .attention = device_attention,
     .sample = device_sample,
     .argmax = device_argmax,

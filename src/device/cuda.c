@@ -143,18 +143,24 @@ static enum status cuda_replay(struct device *dev, uint32_t key, enum status (*b
     }
     if (graph->exec == NULL)
         st = graph_record(cuda, graph, body, arg);
-    if (st == ST_OK)
+    if (st == ST_OK && cuda->replay_start != NULL)
         st = cuda_status(cudaEventRecord(cuda->replay_start, cuda->stream), "replay");
     if (st == ST_OK)
         st = cuda_status(cudaGraphLaunch(graph->exec, cuda->stream), "replay");
-    return st == ST_OK ? cuda_status(cudaEventRecord(cuda->replay_end, cuda->stream), "replay")
-                       : st;
+    if (st == ST_OK && cuda->replay_end != NULL)
+        st = cuda_status(cudaEventRecord(cuda->replay_end, cuda->stream), "replay");
+    return st;
 }
 
 static double cuda_replay_seconds(struct device *dev)
 {
     struct cuda_device *cuda = cuda_of(dev);
     float ms = 0;
+    if (cuda->replay_end == NULL) {
+        if (cuda_status(cudaEventCreate(&cuda->replay_start), "event") == ST_OK)
+            (void)cuda_status(cudaEventCreate(&cuda->replay_end), "event");
+        return 0;
+    }
     if (cudaEventElapsedTime(&ms, cuda->replay_start, cuda->replay_end) != cudaSuccess) {
         (void)cudaGetLastError(); /* nothing was replayed yet */
         return 0;
@@ -236,9 +242,7 @@ static enum status spaces_make(struct cuda_device *cuda, const struct device_opt
     for (uint32_t i = 0; i < 2 && st == ST_OK; i++)
         st =
             cuda_status(cudaEventCreateWithFlags(&cuda->marks[i], cudaEventDisableTiming), "event");
-    if (st == ST_OK)
-        st = cuda_status(cudaEventCreate(&cuda->replay_start), "event");
-    return st == ST_OK ? cuda_status(cudaEventCreate(&cuda->replay_end), "event") : st;
+    return st;
 }
 
 static enum status cuda_open(const struct device_opts *opts, struct device **out_dev)
@@ -299,7 +303,6 @@ static enum status cuda_bind_thread(struct device *dev)
 
 ROWS_OF(random_fill, args->n)
 ROWS_OF(embedding, args->n_rows)
-ROWS_OF(step_input, args->n_words)
 ROWS_OF(step_begin, args->n_rows)
 ROWS_OF(rmsnorm, args->n_rows)
 ROWS_OF(qkv, args->rows.n_rows)
@@ -307,7 +310,6 @@ ROWS_OF(silu_mul, args->n_rows)
 
 CUDA_OP(random_fill, device_check_random_fill)
 CUDA_OP(embedding, device_check_embedding)
-CUDA_OP(step_input, device_check_step_input)
 CUDA_OP(step_begin, device_check_step_begin)
 CUDA_OP(rmsnorm, device_check_rmsnorm)
 CUDA_OP(qkv, device_check_qkv)
@@ -415,15 +417,23 @@ static enum status device_step_output(struct device *dev, const struct step_outp
                        : st;
 }
 
-static enum status device_attention_plan(struct device *dev, const struct attention_args *args)
+/* Plans where decoding is split. A plan's lengths are those that the launch itself brings. */
+static enum status device_step_input(struct device *dev, const struct step_input_args *args)
 {
     struct cuda_device *cuda = cuda_of(dev);
-    if (args->dtype != OPS_BF16 || !is_decode(args))
-        return ST_OK;
-    struct cuda_attention_args decode = attention_of(args);
-    return cuda_status(
-        cuda_decode_plan(&decode, cuda->n_sms, cuda->plans[args->window != 0], cuda->stream),
-        "attention plan");
+    struct cuda_step_plan plans[2];
+    uint32_t n_plans = 0;
+    enum status st = device_check_step_input(args);
+    if (st != ST_OK)
+        return st;
+    for (uint32_t i = 0; i < args->n_plans; i++) {
+        const struct attention_args *a = &args->plans[i];
+        if (a->dtype == OPS_BF16 && is_decode(a) && a->rows.n_seqs > 0)
+            plans[n_plans++] =
+                (struct cuda_step_plan){attention_of(a), cuda->plans[a->window != 0]};
+    }
+    return cuda_status(cuda_step_input(args, plans, n_plans, cuda->n_sms, cuda->stream),
+                       "step_input");
 }
 
 static enum status device_attention(struct device *dev, const struct attention_args *args)
@@ -516,7 +526,6 @@ const struct device_ops device_cuda_ops = {
     .silu_mul = device_silu_mul,
     .kv_write = device_kv_write,
     .qkv = device_qkv,
-    .attention_plan = device_attention_plan,
     .attention = device_attention,
     .sample = device_sample,
     .argmax = device_argmax,

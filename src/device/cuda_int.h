@@ -47,7 +47,8 @@ struct cuda_device {
     size_t decode_space_bytes;
     struct cuda_graph graphs[CUDA_GRAPHS_MAX];
     uint32_t n_graphs;
-    cudaEvent_t replay_start, replay_end, marks[2];
+    cudaEvent_t replay_start, replay_end; /* NULL: replays are not timed */
+    cudaEvent_t marks[2];
     struct cuda_upload upload;
     struct device_allocs allocs;
 };

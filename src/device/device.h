@@ -96,8 +96,8 @@ struct device_ops {
     enum status (*replay)(struct device *dev, uint32_t key, enum status (*body)(void *arg),
                           void *arg);
 
-    /* Seconds that the device itself took for the last replay, after sync; 0 when it cannot tell.
-     */
+    /* Seconds that the device itself took for the last replay, after sync; 0 when it cannot tell,
+     * as at the first call: replays are timed from then on, which costs each a little. */
     double (*replay_seconds)(struct device *dev);
 
     /* Before the first step: finds the fastest way to each of the gemms of a model, which it may
@@ -126,9 +126,7 @@ struct device_ops {
     enum status (*silu_mul)(struct device *dev, const struct silu_mul_args *args);
     enum status (*kv_write)(struct device *dev, const struct kv_write_args *args);
     enum status (*qkv)(struct device *dev, const struct qkv_args *args);
-    /* Once a step before its first layer, for layers with a window and for those without: args as
-     * for `attention` of any such layer. */
-    enum status (*attention_plan)(struct device *dev, const struct attention_args *args);
+    /* Of one row a sequence: a device that has step_input uses the plan of the last one. */
     enum status (*attention)(struct device *dev, const struct attention_args *args);
     enum status (*sample)(struct device *dev, const struct sample_args *args);
     enum status (*argmax)(struct device *dev, const struct argmax_args *args);

@@ -139,20 +139,19 @@ static struct attention_args attention_of(const struct pass *p, uint32_t layer)
                                    .rows = p->step->rows};
 }
 
-/* A device may plan the attention of a step: once for layers with a window, once for those without.
- */
-static enum status attention_plan(const struct pass *p)
+uint32_t transformer_attention_plans(struct transformer *t, const struct forward *step,
+                                     struct attention_args out_plans[2])
 {
-    const struct model_desc *d = &p->t->desc;
-    enum status st = ST_OK;
-    bool planned[2] = {false, false};
-    for (uint32_t l = 0; l < d->n_layers && st == ST_OK; l++) {
-        struct attention_args args = attention_of(p, l);
-        if (!planned[args.window != 0])
-            st = p->t->dev->ops->attention_plan(p->t->dev, &args);
-        planned[args.window != 0] = true;
+    const struct pass p = {.t = t, .step = step};
+    bool has_plan[2] = {false, false};
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < t->desc.n_layers; l++) {
+        struct attention_args args = attention_of(&p, l);
+        if (!has_plan[args.window != 0])
+            out_plans[n++] = args;
+        has_plan[args.window != 0] = true;
     }
-    return st;
+    return n;
 }
 
 /* Writes t->attn. */
@@ -297,9 +296,7 @@ enum status transformer_forward(struct transformer *t, const struct forward *ste
     struct pass p = {.t = t, .step = step};
     p.fresh = t->fused_rows > 0 && step->rows.rows_max == 1 && step->layers_done == NULL;
     p.fused = p.fresh && n_rows <= t->fused_rows && step->n_sampled == n_rows;
-    enum status st = attention_plan(&p);
-    if (st == ST_OK)
-        st = embed(&p);
+    enum status st = embed(&p);
     for (uint32_t l = 0; l < t->desc.n_layers && st == ST_OK; l++)
         st = layer_run(&p, l);
     if (st == ST_OK && step->n_sampled > 0 && !p.fused)

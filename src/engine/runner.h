@@ -103,7 +103,7 @@ enum status runner_step(struct runner *runner, const struct step_plan *plan,
 const float *runner_logits(struct runner *runner);
 
 /* Seconds that the device itself took for the last step, when it could be recorded and replayed; 0
- * otherwise. Engine thread. */
+ * otherwise, and at the first call: steps are timed from then on. Engine thread. */
 double runner_replay_seconds(struct runner *runner);
 
 /* A runner's own functions, behind the ones above. */

@@ -65,6 +65,10 @@ struct forward {
 };
 
 enum status transformer_forward(struct transformer *t, const struct forward *step);
+/* What step_input plans for: the attention of a layer with a window and of one without; returns how
+ * many of them the model has. */
+uint32_t transformer_attention_plans(struct transformer *t, const struct forward *step,
+                                     struct attention_args out_plans[2]);
 
 /* ---- transformer_step.c ---- */
 

@@ -186,8 +186,10 @@ struct step_work {
     struct forward forward;
 };
 
-static enum status input_copy(struct transformer *t, const struct ops_rows *rows)
+static enum status input_copy(struct transformer *t, const struct forward *step)
 {
+    struct attention_args plans[2];
+    const struct ops_rows *rows = &step->rows;
     const struct step_input *in = &t->in_dev;
     const uint32_t *base = t->input_dev;
     struct step_input_args args = {.src = {t->turns[0].input, t->turns[1].input},
@@ -201,7 +203,9 @@ static enum status input_copy(struct transformer *t, const struct ops_rows *rows
                                    .table_stride = t->table_stride,
                                    .kv_tokens_at = (uint32_t)(in->kv_tokens - base),
                                    .n_seqs = rows->n_seqs,
-                                   .block_tokens = t->base.geometry.block_tokens};
+                                   .block_tokens = t->base.geometry.block_tokens,
+                                   .plans = plans,
+                                   .n_plans = transformer_attention_plans(t, step, plans)};
     return t->dev->ops->step_input(t->dev, &args);
 }
 
@@ -215,7 +219,7 @@ static enum status step_put(void *arg)
                                    .dst = {t->turns[0].tokens, t->turns[1].tokens},
                                    .turn = t->turn_dev,
                                    .n = work->forward.n_sampled};
-    enum status st = input_copy(t, &work->forward.rows);
+    enum status st = input_copy(t, &work->forward);
     if (st == ST_OK)
         st = transformer_forward(t, &work->forward);
     return st == ST_OK ? t->dev->ops->step_output(t->dev, &out) : st;
