@@ -21,6 +21,7 @@ struct options {
     struct bench_common common;
     uint32_t context, steps;
     uint32_t batch[BENCH_LIST_MAX], n_batch, prompt[BENCH_LIST_MAX], n_prompt;
+    enum kv_dtype kv_dtype;
 };
 
 /* What a step cannot do without. */
@@ -41,6 +42,18 @@ struct bench {
     uint64_t steps;
 };
 
+static bool kv_dtype_parse(const char *text, enum kv_dtype *out)
+{
+    static const char *const names[] = {"auto", "bf16", "f32", "fp8"}; /* as enum kv_dtype */
+    for (unsigned i = 0; i < 4; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum kv_dtype)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool options_parse(int argc, char **argv, struct options *o)
 {
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -55,7 +68,7 @@ static bool options_parse(int argc, char **argv, struct options *o)
             o->n_batch = bench_list_parse(value, o->batch);
         else if (strcmp(name, "--prompt") == 0)
             o->n_prompt = bench_list_parse(value, o->prompt);
-        else
+        else if (strcmp(name, "--kv-dtype") != 0 || !kv_dtype_parse(value, &o->kv_dtype))
             return false;
     }
     return argc % 2 == 1 && o->common.model != NULL && o->steps > 0 && o->context > 0;
@@ -302,6 +315,7 @@ static int bench_open(struct bench *b)
     struct runner_opts opts = {.kind = RUNNER_TRANSFORMER,
                                .model_path = b->o.common.model,
                                .load_format = LOAD_DUMMY,
+                               .kv_dtype = b->o.kv_dtype,
                                .device = b->o.common.device,
                                .seed = 1,
                                .block_tokens = BLOCK_TOKENS,
@@ -318,7 +332,8 @@ static int bench_open(struct bench *b)
         fprintf(stderr, "dynd-bench step: %s\n", err);
         return 1;
     }
-    printf("%s loaded in %.2f s\n", b->o.common.model, bench_now_s() - start);
+    printf("%s loaded in %.2f s, KV cache in %s\n", b->o.common.model, bench_now_s() - start,
+           runner_geometry(b->runner)->dtype);
     uint32_t context_blocks = b->o.context / BLOCK_TOKENS + 1;
     b->per_seq = context_blocks;
     b->n_blocks = n_seqs * context_blocks;
@@ -342,7 +357,11 @@ static int bench_open(struct bench *b)
     }
     for (uint32_t i = 0; i < 2 * CHUNK; i++)
         b->tokens[i] = (uint32_t)rand() % b->desc.n_vocab;
-    return runner_set_pool(b->runner, pool, b->n_blocks) == ST_OK ? 0 : 1;
+    start = bench_now_s();
+    if (runner_set_pool(b->runner, pool, b->n_blocks) != ST_OK)
+        return 1;
+    printf("ready to decode up to %u sequences %.2f s later\n", n_seqs, bench_now_s() - start);
+    return 0;
 }
 
 int bench_step(int argc, char **argv)
@@ -351,7 +370,7 @@ int bench_step(int argc, char **argv)
     if (!options_parse(argc, argv, &b.o)) {
         fprintf(stderr, "usage: dynd-bench step --model DIR [--device cpu|cuda] [--context N]\n"
                         "  [--batch N,N...] [--prompt N,N...] [--steps N] [--gbps N] [--tflops N]\n"
-                        "  [--fp8-tflops N] [--threads N]\n");
+                        "  [--fp8-tflops N] [--threads N] [--kv-dtype auto|bf16|f32|fp8]\n");
         return 2;
     }
     int rc = bench_open(&b);

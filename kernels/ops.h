@@ -27,7 +27,7 @@ extern "C" {
 #define OPS_INLINE static inline
 #endif
 
-/* OPS_F8: e4m3 without infinities (OCP 8-bit floating point 1.0), weights only. */
+/* OPS_F8: e4m3 without infinities (OCP 8-bit floating point 1.0), of weights and the KV cache. */
 enum ops_dtype { OPS_F32 = 0, OPS_BF16 = 1, OPS_F16 = 2, OPS_F8 = 3 };
 
 /* Bytes of one element; 0 for an unknown dtype. */
@@ -258,12 +258,15 @@ struct silu_mul_args {
 };
 
 /* ---- KV blocks and attention ------------------------------------------------------------------
- * Pool: [block][layer][kv_head][K|V][token][head_dim], dtype bf16 or f32, 64-byte aligned.       */
+ * Pool: [block][layer][kv_head][K|V][token][head_dim], dtype bf16, f32 or f8, 64-byte aligned.
+ * f8: a byte stands for its e4m3 value times the scale of its layer, side and head. Written as
+ * x * (1 / scale) in f32, to nearest even, beyond +-448 as +-448, a NaN as a NaN. */
 struct ops_kv_pool {
     void *base;
     uint64_t block_bytes; /* distance of two blocks; >= ops_kv_block_bytes() */
     uint32_t n_blocks, n_layers, n_kv_heads, block_tokens, head_dim;
-    enum ops_dtype dtype; /* OPS_F32, OPS_BF16 */
+    enum ops_dtype dtype; /* OPS_F32, OPS_BF16, OPS_F8 */
+    const float *scales;  /* OPS_F8: [n_layers, 2, n_kv_heads], K then V; NULL: all 1 */
 };
 
 /* Bytes of one block over all layers. */
@@ -336,7 +339,8 @@ struct qkv_args {
  * sequence, all of them already in the pool (call kv_write first). One op for prefill and decode.
  * out[r,h,:] = sum_j softmax_j(scale * q[r,h] . K[j]) V[j], with KV head h / (n_heads / n_kv_heads)
  * Rows of one sequence that follow each other share the KV reads; order is free.
- * Keys are taken in pieces of 64 aligned positions with a running maximum, all in f32.
+ * Keys are taken in pieces of 64 aligned positions with a running maximum, all in f32. Of an fp8
+ * pool the scales may be applied to q and to out instead of to each key.
  * With `fresh` (steps of one row a sequence, CUDA) q is the row of the qkv gemm itself, the heads
  * of q, k and v one behind the other: the op does the work of qkv too, but leaves the row as it is.
  * Shapes   q, out [n_rows, n_heads, head_dim] of dtype, strides q_stride, out_stride; no overlap

@@ -16,9 +16,9 @@ static void print_plan(const struct config *config, const struct worker_plan *pl
     if (e->n_params > 0)
         printf("#   weights       %" PRIu64 " parameters, %" PRIu64 " bytes a worker\n",
                e->n_params, e->weight_bytes);
-    printf("#   KV pool       %u blocks of %u tokens, %" PRIu64 " bytes a block, %" PRIu64
+    printf("#   KV pool       %u blocks of %u tokens in %s, %" PRIu64 " bytes a block, %" PRIu64
            " bytes a worker\n",
-           plan->block_count, e->geometry.block_tokens, e->geometry.block_bytes,
+           plan->block_count, e->geometry.block_tokens, e->geometry.dtype, e->geometry.block_bytes,
            plan->block_count * e->geometry.block_bytes);
     if (!has_template)
         printf("#   no chat template: /v1/chat/completions will refuse\n");

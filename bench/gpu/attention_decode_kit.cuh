@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 #include <vector>
 
@@ -82,6 +83,35 @@ __global__ void fill_normal(__nv_bfloat16 *dst, size_t n, uint32_t seed, float s
         dst[i] = __float2bfloat16(normal_at(i, seed) * scale);
 }
 
+/* The same as e4m3, as large as a scale makes them. */
+__global__ void fill_normal_f8(__nv_fp8_e4m3 *dst, size_t n, uint32_t seed, float scale)
+{
+    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += step)
+        dst[i] = __nv_fp8_e4m3(normal_at(i, seed) * scale);
+}
+
+__device__ float kv_scale(const ops_kv_pool &pool, uint32_t layer, uint32_t head, uint32_t is_v)
+{
+    return pool.scales ? pool.scales[(layer * 2u + is_v) * pool.n_kv_heads + head] : 1.0f;
+}
+
+/* Element i of a plane of the pool, whose scale is given: stores x, or gives the value. */
+__device__ void kv_put(const ops_kv_pool &pool, char *plane, size_t i, float x, float scale)
+{
+    if (pool.dtype == OPS_F8)
+        reinterpret_cast<__nv_fp8_e4m3 *>(plane)[i] = __nv_fp8_e4m3(x * (1.0f / scale));
+    else
+        reinterpret_cast<__nv_bfloat16 *>(plane)[i] = __float2bfloat16(x);
+}
+
+__device__ double kv_get(const ops_kv_pool &pool, const char *plane, size_t i, double scale)
+{
+    if (pool.dtype == OPS_F8)
+        return static_cast<float>(reinterpret_cast<const __nv_fp8_e4m3 *>(plane)[i]) * scale;
+    return __bfloat162float(reinterpret_cast<const __nv_bfloat16 *>(plane)[i]);
+}
+
 /* K and V of every position of every sequence; grid (n_seqs, n_kv_heads). */
 __global__ void fill_positions(ops_kv_pool pool, uint32_t layer, cuda_seqs seqs, uint32_t seed)
 {
@@ -90,11 +120,11 @@ __global__ void fill_positions(ops_kv_pool pool, uint32_t layer, cuda_seqs seqs,
     for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
         uint32_t is_v = i % 2u, dim = i / 2u % d, pos = static_cast<uint32_t>(i / 2u / d);
         uint64_t block = seqs.block_table[static_cast<size_t>(seq) * seqs.table_stride + pos / bt];
-        uint64_t plane = (static_cast<uint64_t>(layer) * pool.n_kv_heads + head) * 2u + is_v;
-        char *at = static_cast<char *>(pool.base) + block * pool.block_bytes +
-                   ((plane * bt + pos % bt) * d + dim) * 2u;
-        *reinterpret_cast<__nv_bfloat16 *>(at) =
-            __float2bfloat16(normal_at(i + (static_cast<uint64_t>(seq * 64u + head) << 32), seed));
+        char *plane = static_cast<char *>(pool.base) +
+                      ops_kv_plane_offset(&pool, static_cast<uint32_t>(block), layer, head, is_v);
+        kv_put(pool, plane, pos % bt * static_cast<size_t>(d) + dim,
+               normal_at(i + (static_cast<uint64_t>(seq * 64u + head) << 32), seed),
+               kv_scale(pool, layer, head, is_v));
     }
 }
 
@@ -109,6 +139,8 @@ float from_bf16(uint16_t bits)
 struct shape {
     uint32_t n_kv_heads, group, head_dim, block_tokens, window, has_sinks;
     uint32_t n_rot, has_norm; /* of fresh rows */
+    uint32_t is_f8;           /* of the pool */
+    int q_exp;                /* q is 2^q_exp times larger, the scale of the scores smaller */
 };
 
 /* A step with all its memory on the device. */
@@ -122,6 +154,7 @@ struct step {
     struct attention_fresh fresh;
     float *inv_freq, *cos_sin;
     uint32_t *seq, *pos;
+    float *scales; /* of an fp8 pool */
 };
 
 /* A block table with the blocks in random order. */
@@ -200,8 +233,16 @@ step step_create(const shape &sh, const std::vector<uint32_t> &lens, uint32_t n_
     table_fill(&s, stride, n_blocks);
     cuda_attention_args &a = s.args;
     uint32_t n_heads = sh.n_kv_heads * sh.group, width = n_heads * sh.head_dim;
-    a.pool = {nullptr,         0,           n_blocks, n_layers, sh.n_kv_heads,
-              sh.block_tokens, sh.head_dim, OPS_BF16};
+    a.pool = {nullptr,       0,
+              n_blocks,      n_layers,
+              sh.n_kv_heads, sh.block_tokens,
+              sh.head_dim,   sh.is_f8 ? OPS_F8 : OPS_BF16,
+              nullptr};
+    std::vector<float> scales;
+    for (uint32_t i = 0; i < n_layers * 2 * sh.n_kv_heads; i++)
+        scales.push_back(0.006f + static_cast<float>(random_next() % 1000) * 5e-5f);
+    s.scales = device_copy(scales);
+    a.pool.scales = sh.is_f8 && sh.group != 5 ? s.scales : nullptr;
     a.pool.block_bytes = ops_kv_block_bytes(&a.pool) + extra_bytes;
     s.pool_bytes = a.pool.block_bytes * a.pool.n_blocks;
     a.pool.base = device_alloc<char>(s.pool_bytes);
@@ -214,14 +255,14 @@ step step_create(const shape &sh, const std::vector<uint32_t> &lens, uint32_t n_
     a.layer = std::min(LAYER, n_layers - 1);
     a.n_heads = n_heads;
     a.window = sh.window;
-    a.scale = 1.0f / sqrtf(static_cast<float>(sh.head_dim));
+    a.scale = ldexpf(1.0f / sqrtf(static_cast<float>(sh.head_dim)), -sh.q_exp);
     for (uint32_t h = 0; h < n_heads; h++)
         s.sinks.push_back(static_cast<float>(h % 5) - 1.0f);
     a.sinks = sh.has_sinks ? device_copy(s.sinks) : nullptr;
     a.seqs = {n_seqs, nullptr, device_copy(lens), device_copy(s.table), stride};
     a.n_rows = n_seqs;
     fill_normal<<<256, 256>>>(static_cast<__nv_bfloat16 *>(const_cast<void *>(a.q)), s.q_n,
-                              random_next(), 2.0f);
+                              random_next(), ldexpf(2.0f, sh.q_exp));
     size_t work_bytes = cuda_decode_workspace_bytes(n_seqs, n_heads, sh.head_dim, n_sms);
     s.plan = device_alloc<char>(cuda_decode_plan_bytes(n_seqs));
     s.work = device_alloc<char>(work_bytes);
@@ -245,10 +286,22 @@ void step_destroy(step &s)
                          s.pos,
                          s.inv_freq,
                          s.cos_sin,
+                         s.scales,
                          s.fresh.q_norm,
                          s.fresh.k_norm};
     for (const void *ptr : all)
         MUST(cudaFree(const_cast<void *>(ptr)));
+}
+
+/* All of the pool, for times. */
+void pool_fill(const step &s)
+{
+    if (s.sh.is_f8)
+        fill_normal_f8<<<2048, 256>>>(static_cast<__nv_fp8_e4m3 *>(s.args.pool.base), s.pool_bytes,
+                                      7, 30.0f);
+    else
+        fill_normal<<<2048, 256>>>(static_cast<__nv_bfloat16 *>(s.args.pool.base), s.pool_bytes / 2,
+                                   7, 1.0f);
 }
 
 /* The qkv op on rows x, which become q, and on `pool`. */

@@ -115,19 +115,19 @@ double time_way(step &s, way w, uint32_t how)
     });
 }
 
-/* Gigabytes a second of rows that are ready. */
-double time_case(const char *label, const char *name, shape sh, const std::vector<uint32_t> &lens)
+/* Gigabytes a second of rows that are ready; out_us: microseconds of fresh ones, or NULL. */
+double time_case(const char *label, const char *name, shape sh, const std::vector<uint32_t> &lens,
+                 double *out_us = nullptr)
 {
     double tokens = 0;
     for (uint32_t len : lens)
         tokens += sh.window && len > sh.window ? sh.window : len;
-    double bytes = tokens * sh.n_kv_heads * sh.head_dim * 4.0;
+    double bytes = tokens * sh.n_kv_heads * sh.head_dim * (sh.is_f8 ? 2.0 : 4.0);
     uint32_t n_layers = static_cast<uint32_t>(std::min(64.0, std::max(2.0, ceil(4e8 / bytes))));
     sh.n_rot = sh.head_dim;
     sh.has_norm = 1;
     step s = step_create(sh, lens, n_layers, 0);
-    fill_normal<<<2048, 256>>>(static_cast<__nv_bfloat16 *>(s.args.pool.base), s.pool_bytes / 2, 7,
-                               1.0f);
+    pool_fill(s);
     step_begin(s, 0);
     MUST(cudaDeviceSynchronize());
     double plan_us = time_us([&] { MUST(cuda_decode_plan(&s.args, n_sms, s.plan, 0)); }, 9);
@@ -140,6 +140,8 @@ double time_case(const char *label, const char *name, shape sh, const std::vecto
     char what[96];
     snprintf(what, sizeof(what), "decode attention %s, with qkv", name);
     report_row(nullptr, what, fresh_us, "us", report_limit_us(bytes, 0, 0));
+    if (out_us)
+        *out_us = fresh_us;
     step_destroy(s);
     return gbps;
 }
@@ -151,8 +153,7 @@ void time_choices(const char *label, const char *name, const shape &sh,
     const uint32_t hows[] = {0, HOW_LINE, HOW_NO_CLUSTER, HOW_ONE_STAGE, HOW_TWO_STAGES, HOW_LATE};
     const char *names[] = {"default", "line", "no cluster", "one stage", "two stages", "late"};
     step s = step_create(sh, lens, 28, 0);
-    fill_normal<<<2048, 256>>>(static_cast<__nv_bfloat16 *>(s.args.pool.base), s.pool_bytes / 2, 7,
-                               1.0f);
+    pool_fill(s);
     step_begin(s, 0);
     printf("%-9s %-25s fresh:", label, name);
     for (size_t i = 0; i < sizeof(hows) / sizeof(hows[0]); i++)
@@ -194,8 +195,7 @@ layers layers_create(const model &m, uint32_t batch, uint32_t context)
     shape sh = {m.n_kv_heads, m.n_heads / m.n_kv_heads, m.head_dim, 64, 0, 0, m.head_dim,
                 m.has_norm};
     l.s = step_create(sh, std::vector<uint32_t>(batch, context), m.n_layers, 0);
-    fill_normal<<<2048, 256>>>(static_cast<__nv_bfloat16 *>(l.s.args.pool.base), l.s.pool_bytes / 2,
-                               7, 1.0f);
+    pool_fill(l.s);
     uint32_t q = m.n_heads * m.head_dim, kv = m.n_kv_heads * m.head_dim;
     const uint32_t cols[4][2] = {{q + 2 * kv, m.hidden},
                                  {m.hidden, q},
@@ -332,13 +332,50 @@ void time_kernels(const char *label)
     }
 }
 
-void time_all(const char *label)
+/* Pools of both kinds, one behind the other. */
+void time_pairs(const char *label)
+{
+    const shape llama = {8, 4, 128, 64, 0, 0, 128, 1}, small = {8, 8, 64, 64, 0, 0, 64, 1};
+    const struct {
+        const char *name;
+        shape sh;
+        uint32_t batch, context;
+    } cases[] = {
+        {"hd128 g4 b1 x 1024", llama, 1, 1024},
+        {"hd128 g4 b8 x 1024", llama, 8, 1024},
+        {"hd128 g4 b64 x 1024", llama, 64, 1024},
+        {"hd128 g4 b1 x 8192", llama, 1, 8192},
+        {"hd128 g4 b64 x 8192", llama, 64, 8192},
+        {"hd64 g8 b64 x 1024", small, 64, 1024},
+        {"hd64 g8 b64 x 8192", small, 64, 8192},
+        {"hd96 g4 b64 x 2048", {8, 4, 96, 64}, 64, 2048},
+        {"hd128 g16 b64 x 2048", {4, 16, 128, 64}, 64, 2048},
+        {"hd256 g8 b64 x 2048", {4, 8, 256, 64}, 64, 2048},
+    };
+    for (const auto &c : cases) {
+        double us[2];
+        for (uint32_t is_f8 = 0; is_f8 < 2; is_f8++) {
+            char name[64];
+            shape sh = c.sh;
+            sh.is_f8 = is_f8;
+            snprintf(name, sizeof(name), "%s %s", c.name, is_f8 ? "fp8" : "bf16");
+            time_case(label, name, sh, std::vector<uint32_t>(c.batch, c.context), &us[is_f8]);
+        }
+        printf("%-9s %-25s fp8 is %.2f x as fast\n", label, c.name, us[0] / us[1]);
+    }
+}
+
+/* kind: "fp8": only what compares the kinds of pools. */
+void time_all(const char *label, const char *kind)
 {
     const model qwen = {"qwen3-0.6b", 1024, 16, 8, 128, 3072, 28, 1};
     const model llama = {"llama-3.1-8b", 4096, 32, 8, 128, 14336, 32, 0};
     ceilings_measure();
     printf("%s: copy %.0f GB/s (read and written), read only %.0f GB/s\n", label, copy_gbps,
            read_gbps);
+    time_pairs(label);
+    if (strcmp(kind, "fp8") == 0)
+        return;
     time_kernels(label);
     for (uint32_t context : {256u, 1024u, 1025u, 1400u, 2048u, 4096u, 8192u, 32768u})
         time_layers(label, qwen, 1, context);

@@ -1,6 +1,8 @@
 /* Checks and times cuda_attention_decode by itself.
  *
- *     check_attention_decode [check | few | time | all] [label]      few: for a sanitizer
+ *     check_attention_decode [check | few | time | all] [label] [bf16 | fp8]
+ *
+ * few: for a sanitizer; bf16, fp8: pools of that kind only.
  *
  * Checks: fresh random inputs, the output and all of the pool that no position holds poisoned with
  * NaN, lengths around the tile and the block, against a float64 reference (on the host when the
@@ -35,14 +37,17 @@ __global__ void reference_kernel(cuda_attention_args a, double *scores, uint32_t
     const __nv_bfloat16 *q =
         static_cast<const __nv_bfloat16 *>(a.q) + seq * a.q_stride + static_cast<size_t>(h) * d;
     const char *base = static_cast<const char *>(a.pool.base);
-    uint64_t plane = (a.layer * a.pool.n_kv_heads + kv_head) * 2u * bt * d * 2u;
+    const uint64_t element = ops_dtype_bytes(a.pool.dtype);
+    uint64_t plane = (a.layer * a.pool.n_kv_heads + kv_head) * 2u * bt * d * element;
+    const double k_scale = kv_scale(a.pool, a.layer, static_cast<uint32_t>(kv_head), 0);
+    const double v_scale = kv_scale(a.pool, a.layer, static_cast<uint32_t>(kv_head), 1);
     const uint32_t *table = a.seqs.block_table + static_cast<size_t>(seq) * a.seqs.table_stride;
     for (uint32_t pos = lo + threadIdx.x; pos < end; pos += blockDim.x) {
-        const __nv_bfloat16 *k = reinterpret_cast<const __nv_bfloat16 *>(
-            base + table[pos / bt] * a.pool.block_bytes + plane + pos % bt * d * 2u);
+        const char *k =
+            base + table[pos / bt] * a.pool.block_bytes + plane + pos % bt * d * element;
         double sum = 0;
         for (uint32_t i = 0; i < d; i++)
-            sum += static_cast<double>(__bfloat162float(q[i])) * __bfloat162float(k[i]);
+            sum += static_cast<double>(__bfloat162float(q[i])) * kv_get(a.pool, k, i, k_scale);
         s[pos] = sum * a.scale;
     }
     __syncthreads();
@@ -60,9 +65,9 @@ __global__ void reference_kernel(cuda_attention_args a, double *scores, uint32_t
     for (uint32_t i = threadIdx.x; i < d; i += blockDim.x) {
         double sum = 0;
         for (uint32_t pos = lo; pos < end; pos++) {
-            const __nv_bfloat16 *v = reinterpret_cast<const __nv_bfloat16 *>(
-                base + table[pos / bt] * a.pool.block_bytes + plane + (bt + pos % bt) * d * 2u);
-            sum += s[pos] * __bfloat162float(v[i]);
+            const char *v =
+                base + table[pos / bt] * a.pool.block_bytes + plane + (bt + pos % bt) * d * element;
+            sum += s[pos] * kv_get(a.pool, v, i, v_scale);
         }
         ref[(static_cast<size_t>(seq) * a.n_heads + h) * d + i] = sum / total;
     }
@@ -188,6 +193,7 @@ __global__ void qkv_reference_kernel(qkv_args a)
     if (pos == OPS_NO_POSITION)
         return;
     __nv_bfloat16 *x = static_cast<__nv_bfloat16 *>(a.x) + blockIdx.x * a.x_stride + head * d;
+    float scale = 1.0f;
     const float *norm = is_v ? nullptr : is_q ? a.q_norm : a.k_norm;
     double sum = 0, v = 0;
     for (uint32_t i = 0; i < d; i++)
@@ -201,7 +207,8 @@ __global__ void qkv_reference_kernel(qkv_args a)
         plane += ops_kv_plane_offset(
             &a.pool, a.rows.block_table[blockIdx.x * a.rows.table_stride + pos / bt], a.layer,
             kv_head, is_v);
-        x = reinterpret_cast<__nv_bfloat16 *>(plane) + pos % bt * d;
+        plane += pos % bt * d * ops_dtype_bytes(a.pool.dtype);
+        scale = kv_scale(a.pool, a.layer, kv_head, is_v);
     }
     for (uint32_t i = threadIdx.x; i < d; i += blockDim.x) {
         v = h[i];
@@ -209,7 +216,10 @@ __global__ void qkv_reference_kernel(qkv_args a)
             double angle = static_cast<float>(pos) * a.inv_freq[i % half];
             v = h[i] * cos(angle) + (i < half ? -h[i + half] : h[i - half]) * sin(angle);
         }
-        x[i] = __float2bfloat16_rn(static_cast<float>(v));
+        if (is_q)
+            x[i] = __float2bfloat16_rn(static_cast<float>(v));
+        else
+            kv_put(a.pool, plane, i, static_cast<float>(v), scale);
     }
 }
 
@@ -221,11 +231,30 @@ __global__ void poison_last(ops_kv_pool pool, uint32_t layer, cuda_seqs seqs)
         uint32_t block = seqs.block_table[blockIdx.x * seqs.table_stride + pos / bt];
         char *plane = static_cast<char *>(pool.base) +
                       ops_kv_plane_offset(&pool, block, layer, blockIdx.y, i / pool.head_dim);
-        reinterpret_cast<uint16_t *>(plane)[pos % bt * pool.head_dim + i % pool.head_dim] = 0xffff;
+        uint32_t at = pos % bt * pool.head_dim + i % pool.head_dim;
+        if (pool.dtype == OPS_F8)
+            reinterpret_cast<uint8_t *>(plane)[at] = 0xff;
+        else
+            reinterpret_cast<uint16_t *>(plane)[at] = 0xffff;
     }
 }
 
-/* Counts what differs: bits, and values by more than a rounding to bf16 either way. */
+/* Counts what differs: bits, and values by more than a rounding to bf16 either way; fp8: of
+ * bytes, by more than one code. */
+__global__ void compare_f8_kernel(const uint8_t *a, const uint8_t *b, size_t n, uint32_t *counts)
+{
+    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += step) {
+        if (a[i] == b[i])
+            continue;
+        int x = a[i] & 0x7f, y = b[i] & 0x7f;
+        bool is_zero = x + y <= 1; /* either side of it */
+        atomicAdd(counts, 1u);
+        if (abs(x - y) > 1 || ((a[i] ^ b[i]) > 0x7f && !is_zero) || max(x, y) == 0x7f)
+            atomicAdd(counts + 1, 1u);
+    }
+}
+
 __global__ void compare_kernel(const uint16_t *a, const uint16_t *b, size_t n, uint32_t *counts)
 {
     size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
@@ -243,13 +272,17 @@ struct difference {
     uint32_t bits, values;
 };
 
-difference compare(const void *a, const void *b, size_t bytes)
+difference compare(const void *a, const void *b, size_t bytes, bool is_f8 = false)
 {
     uint32_t *counts = device_alloc<uint32_t>(2);
     difference d;
     MUST(cudaMemset(counts, 0, 8));
-    compare_kernel<<<1024, 256>>>(static_cast<const uint16_t *>(a),
-                                  static_cast<const uint16_t *>(b), bytes / 2, counts);
+    if (is_f8)
+        compare_f8_kernel<<<1024, 256>>>(static_cast<const uint8_t *>(a),
+                                         static_cast<const uint8_t *>(b), bytes, counts);
+    else
+        compare_kernel<<<1024, 256>>>(static_cast<const uint16_t *>(a),
+                                      static_cast<const uint16_t *>(b), bytes / 2, counts);
     MUST(cudaMemcpy(&d, counts, 8, cudaMemcpyDeviceToHost));
     cudaFree(counts);
     return d;
@@ -312,6 +345,8 @@ void late_rows_launch(const void *src, const void *dst, size_t bytes, cudaStream
 
 /* ---- Cases ----------------------------------------------------------------------------------- */
 
+uint32_t pool_is_f8; /* of all cases that are checked */
+
 struct tally {
     uint32_t n_cases, n_failed;
     double err, err_row; /* worst of all cases */
@@ -328,9 +363,9 @@ void tally_add(tally *t, const step &s, const char *wrong, uint32_t how, double 
         return;
     t->n_failed++;
     printf("FAILED hd %u group %u kv %u block %u window %u sinks %u rot %u norm %u seqs %zu first "
-           "%u how %u: %s (%.2e, row %.2e)\n",
+           "%u how %u fp8 %u: %s (%.2e, row %.2e)\n",
            sh.head_dim, sh.group, sh.n_kv_heads, sh.block_tokens, sh.window, sh.has_sinks, sh.n_rot,
-           sh.has_norm, s.lens.size(), s.lens[0], how, wrong, err, err_row);
+           sh.has_norm, s.lens.size(), s.lens[0], how, sh.is_f8, wrong, err, err_row);
 }
 
 void step_launch(const step &s, cudaStream_t stream, uint32_t how)
@@ -344,7 +379,7 @@ std::vector<double> reference_of(const step &s)
     double work = 0;
     for (uint32_t len : s.lens)
         work += static_cast<double>(len) * s.args.n_heads * s.sh.head_dim;
-    return work < 3e5 ? reference_host(s) : reference_device(s);
+    return work < 3e5 && !s.sh.is_f8 ? reference_host(s) : reference_device(s);
 }
 
 /* Three runs of rows that are ready. */
@@ -400,9 +435,10 @@ void check_fresh(step s, uint32_t how, const step &after, const std::vector<uint
     tally_add(t, s, wrong, how, 0, 0);
 }
 
-void check_case(const shape &sh, const std::vector<uint32_t> &lens, tally *t,
+void check_case(shape sh, const std::vector<uint32_t> &lens, tally *t,
                 const std::vector<uint32_t> &hows = {0})
 {
+    sh.is_f8 = pool_is_f8;
     step s = step_create(sh, lens, LAYERS, (random_next() % 3) * 64);
     dim3 grid(s.args.n_rows, sh.n_kv_heads);
     MUST(cudaMemset(s.args.pool.base, 0xff, s.pool_bytes));
@@ -411,7 +447,8 @@ void check_case(const shape &sh, const std::vector<uint32_t> &lens, tally *t,
     MUST(cudaGetLastError());
     step_begin(s, 0);
     step exact = step_after_qkv(s, true), after = step_after_qkv(s, false);
-    difference pool = compare(after.args.pool.base, exact.args.pool.base, s.pool_bytes);
+    difference pool =
+        compare(after.args.pool.base, exact.args.pool.base, s.pool_bytes, sh.is_f8 != 0);
     t->n_rounded += pool.bits;
     if (pool.values > 0)
         tally_add(t, s, "the qkv op is not its reference", 0, 0, 0);
@@ -430,7 +467,7 @@ void check_case(const shape &sh, const std::vector<uint32_t> &lens, tally *t,
 void check_graph(tally *t)
 {
     std::vector<uint32_t> lens = {300, 2000, 64, 900}, other = {17, 0, 1, 333};
-    step s = step_create({4, 4, 128, 64, 0, 0, 128, 0}, lens, LAYERS, 0);
+    step s = step_create({4, 4, 128, 64, 0, 0, 128, 0, pool_is_f8, 0}, lens, LAYERS, 0);
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
@@ -523,10 +560,15 @@ bool check_all(bool is_few)
     check_case({8, 4, 128, 64, 0, 0, 128, 1}, small, &t);
     check_case({8, 1, 64, 16, 0, 1, 32, 1}, small, &t);
     check_case({8, 4, 128, 64, 0, 0, 128, 0}, skewed, &t);
+    for (int q_exp : {-40, -12, 12, 40}) /* f16 holds neither these nor those */
+        if (pool_is_f8)
+            check_case({8, 4, 128, 64, 0, 0, 128, 0, 1, q_exp}, {1, 17, 300, 1025}, &t);
     check_graph(&t);
-    printf("checks: %u cases, %u failed; worst error %.2e of a case (limit %.0e), %.2e of a head "
+    printf("checks of %s: %u cases, %u failed; worst error %.2e of a case (limit %.0e), %.2e of a "
+           "head "
            "(limit %.0e); float64 rounds %u values of new rows otherwise\n",
-           t.n_cases, t.n_failed, t.err, ERR_ALL_MAX, t.err_row, ERR_ROW_MAX, t.n_rounded);
+           pool_is_f8 ? "fp8" : "bf16", t.n_cases, t.n_failed, t.err, ERR_ALL_MAX, t.err_row,
+           ERR_ROW_MAX, t.n_rounded);
     return t.n_failed == 0;
 }
 
@@ -540,9 +582,11 @@ int main(int argc, char **argv)
     n_sms = static_cast<uint32_t>(prop.multiProcessorCount);
     printf("%s: %s, %u SMs\n", label, prop.name, n_sms);
     bool is_right = true;
-    if (strcmp(mode, "time") != 0)
-        is_right = check_all(strcmp(mode, "few") == 0);
+    const char *kind = argc > 3 ? argv[3] : "";
+    for (pool_is_f8 = 0; pool_is_f8 < 2 && strcmp(mode, "time") != 0; pool_is_f8++)
+        if (strcmp(kind, pool_is_f8 ? "bf16" : "fp8") != 0)
+            is_right = check_all(strcmp(mode, "few") == 0) && is_right;
     if (strcmp(mode, "check") != 0 && strcmp(mode, "few") != 0)
-        time_all(label);
+        time_all(label, kind);
     return is_right ? 0 : 1;
 }

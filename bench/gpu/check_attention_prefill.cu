@@ -3,6 +3,7 @@
  *   check_attention_prefill            checks, then times
  *   check_attention_prefill check      checks only (for compute-sanitizer: `check small`)
  *   check_attention_prefill time       times only (`time small`: some of them)
+ *   check_attention_prefill f8         checks of fp8 pools, then times of both kinds
  *
  * Inputs are fresh for every seed; the pool, free blocks and the unwritten tail of last blocks are
  * NaN, table entries that no row may look at are out of range, and `out` starts as NaN with gaps
@@ -17,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -60,6 +62,7 @@ struct shape {
     uint32_t window;
     bool has_sinks, is_odd_block; /* is_odd_block: block_bytes not a multiple of a row */
     std::vector<chunk> chunks;
+    bool is_f8 = false;
 };
 
 /* ---- values ---------------------------------------------------------------------------------- */
@@ -90,6 +93,19 @@ __global__ void fill(__nv_bfloat16 *dst, uint32_t cols, uint64_t stride, uint64_
         dst[i / cols * stride + i % cols] = __float2bfloat16(noise(seed, i) * scale);
 }
 
+/* An element of a plane of the pool, times its scale. */
+__device__ double kv_at(const ops_kv_pool &pool, const void *plane, uint64_t i, double scale)
+{
+    if (pool.dtype != OPS_F8)
+        return __bfloat162float(((const __nv_bfloat16 *)plane)[i]);
+    return (double)(float)((const __nv_fp8_e4m3 *)plane)[i] * scale;
+}
+
+__device__ double kv_scale(const ops_kv_pool &pool, uint32_t layer, uint32_t head, uint32_t is_v)
+{
+    return pool.scales != nullptr ? pool.scales[(layer * 2 + is_v) * pool.n_kv_heads + head] : 1.0;
+}
+
 /* Writes K and V of every position of every sequence in one layer. */
 __global__ void fill_pool(cuda_attention_args a, uint64_t seed)
 {
@@ -104,9 +120,14 @@ __global__ void fill_pool(cuda_attention_args a, uint64_t seed)
     for (uint32_t i = threadIdx.x; i < pool.n_kv_heads * 2 * pool.head_dim; i += blockDim.x) {
         uint32_t col = i % pool.head_dim, plane = i / pool.head_dim;
         uint64_t offset = ops_kv_plane_offset(&pool, block, a.layer, plane / 2, plane % 2);
-        __nv_bfloat16 *dst = (__nv_bfloat16 *)((uint8_t *)pool.base + offset);
-        dst[(pos % pool.block_tokens) * pool.head_dim + col] =
-            __float2bfloat16(noise(seed, ((uint64_t)seq << 48) + ((uint64_t)pos << 16) + i));
+        uint8_t *dst = (uint8_t *)pool.base + offset;
+        uint32_t at = (pos % pool.block_tokens) * pool.head_dim + col;
+        float x = noise(seed, ((uint64_t)seq << 48) + ((uint64_t)pos << 16) + i);
+        if (pool.dtype == OPS_F8)
+            ((__nv_fp8_e4m3 *)dst)[at] =
+                __nv_fp8_e4m3(x / (float)kv_scale(pool, a.layer, plane / 2, plane % 2));
+        else
+            ((__nv_bfloat16 *)dst)[at] = __float2bfloat16(x);
     }
 }
 
@@ -147,13 +168,12 @@ __global__ void compare(cuda_attention_args a, double *scratch, uint32_t kv_max,
     const __nv_bfloat16 *q = (const __nv_bfloat16 *)a.q + row * a.q_stride + head * dim;
     double max = a.sinks != nullptr ? a.sinks[head] : -1e300, sum = 0.0;
     for (uint32_t j = lo + threadIdx.x; j <= pos; j += blockDim.x) {
-        const __nv_bfloat16 *k = (const __nv_bfloat16 *)((const uint8_t *)a.pool.base +
-                                                         ops_kv_plane_offset(&a.pool, table[j / bt],
-                                                                             a.layer, kv_head, 0)) +
-                                 j % bt * dim;
+        const uint8_t *k = (const uint8_t *)a.pool.base +
+                           ops_kv_plane_offset(&a.pool, table[j / bt], a.layer, kv_head, 0);
+        const double k_scale = kv_scale(a.pool, a.layer, kv_head, 0);
         double s = 0.0;
         for (uint32_t i = 0; i < dim; i++)
-            s += (double)__bfloat162float(q[i]) * (double)__bfloat162float(k[i]);
+            s += (double)__bfloat162float(q[i]) * kv_at(a.pool, k, j % bt * dim + i, k_scale);
         p[j - lo] = s * a.scale;
         max = fmax(max, p[j - lo]);
     }
@@ -167,12 +187,10 @@ __global__ void compare(cuda_attention_args a, double *scratch, uint32_t kv_max,
     for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
         double ref = 0.0;
         for (uint32_t j = lo; j <= pos; j++) {
-            const __nv_bfloat16 *v =
-                (const __nv_bfloat16 *)((const uint8_t *)a.pool.base +
-                                        ops_kv_plane_offset(&a.pool, table[j / bt], a.layer,
-                                                            kv_head, 1)) +
-                j % bt * dim;
-            ref += p[j - lo] * (double)__bfloat162float(v[i]);
+            const uint8_t *v = (const uint8_t *)a.pool.base +
+                               ops_kv_plane_offset(&a.pool, table[j / bt], a.layer, kv_head, 1);
+            ref += p[j - lo] *
+                   kv_at(a.pool, v, j % bt * dim + i, kv_scale(a.pool, a.layer, kv_head, 1));
         }
         ref /= sum;
         double out =
@@ -231,7 +249,12 @@ void problem_make(problem &pb, const shape &sh, uint32_t n_layers, uint32_t gap,
     a.pool.n_kv_heads = sh.n_kv_heads;
     a.pool.block_tokens = bt;
     a.pool.head_dim = sh.head_dim;
-    a.pool.dtype = OPS_BF16;
+    a.pool.dtype = sh.is_f8 ? OPS_F8 : OPS_BF16;
+    std::vector<float> scales((size_t)n_layers * 2 * sh.n_kv_heads);
+    for (float &x : scales)
+        x = std::uniform_real_distribution<float>(0.008f, 0.05f)(rng);
+    float *scales_device = device_copy(scales);
+    a.pool.scales = sh.is_f8 && sh.head_dim != 96 ? scales_device : nullptr;
     a.pool.block_bytes = ops_kv_block_bytes(&a.pool) + (sh.is_odd_block ? 64 : 0);
     pb.pool_bytes = a.pool.block_bytes * a.pool.n_blocks;
     a.pool.base = device_alloc<uint8_t>(pb.pool_bytes);
@@ -272,6 +295,7 @@ void problem_make(problem &pb, const shape &sh, uint32_t n_layers, uint32_t gap,
                 q,
                 a.out,
                 sinks_device,
+                scales_device,
                 (void *)a.seqs.row_first,
                 (void *)a.seqs.kv_tokens,
                 (void *)a.seqs.block_table};
@@ -343,7 +367,7 @@ std::vector<chunk> chunks_random(uint32_t n, uint32_t rows_max, uint32_t before_
     return chunks;
 }
 
-bool check_all(bool is_small, uint64_t seed)
+bool check_all(bool is_small, bool is_f8, uint64_t seed)
 {
     struct named {
         const char *name;
@@ -394,15 +418,16 @@ bool check_all(bool is_small, uint64_t seed)
     bool is_good = true;
     double worst = 0.0, worst_row = 0.0;
     uint32_t n_checks = 0, n_bad = 0;
-    printf("checks, relative error against float64 (limits %.0e of all, %.0e of a row and head)\n",
-           TOLERANCE, TOLERANCE_ROW);
+    printf("checks of %s, relative error against float64 (limits %.0e of all, %.0e of a row and "
+           "head)\n",
+           is_f8 ? "fp8" : "bf16", TOLERANCE, TOLERANCE_ROW);
     for (const model &m : models) {
         double err = 0.0, row = 0.0;
         for (const named &b : batches) {
             if (is_small && (m.n_heads > 16 || m.block_tokens == 32))
                 continue;
-            shape sh = {m.n_heads, m.n_kv_heads, m.head_dim,     m.block_tokens,
-                        m.window,  m.has_sinks,  m.is_odd_block, b.chunks};
+            shape sh = {m.n_heads,   m.n_kv_heads,   m.head_dim, m.block_tokens, m.window,
+                        m.has_sinks, m.is_odd_block, b.chunks,   is_f8};
             const uint32_t gap = 8 * (n_checks % 3);
             problem pb;
             problem_make(pb, sh, 3, gap, seed + n_checks);
@@ -481,8 +506,8 @@ double bytes_least(const shape &sh)
 {
     double n = 0.0;
     for (const chunk &c : sh.chunks)
-        n +=
-            4.0 * sh.head_dim * ((double)sh.n_heads * c.rows + (double)sh.n_kv_heads * c.kv_tokens);
+        n += sh.head_dim *
+             (4.0 * sh.n_heads * c.rows + (sh.is_f8 ? 2.0 : 4.0) * sh.n_kv_heads * c.kv_tokens);
     return n;
 }
 
@@ -496,14 +521,32 @@ void time_one(const char *name, const shape &sh)
     double peak = report_ceiling("DYND_BENCH_BF16_TFLOPS", PEAK_TFLOPS);
     uint32_t n_runs = (uint32_t)std::min(60.0, std::max(7.0, 6e4 / guess_us));
     double us = median_us(pb, n_layers, n_runs), again = median_us(pb, n_layers, n_runs);
-    int len = snprintf(what, sizeof what, "prefill attention %s heads %u:%u dim %u", name,
-                       sh.n_heads, sh.n_kv_heads, sh.head_dim);
+    int len = snprintf(what, sizeof what, "prefill attention%s %s heads %u:%u dim %u",
+                       sh.is_f8 ? " fp8" : "", name, sh.n_heads, sh.n_kv_heads, sh.head_dim);
     if (sh.block_tokens != 64)
         snprintf(what + len, sizeof what - len, " block %u", sh.block_tokens);
     printf("%-68s %10.1f us %8.1f us %7.1f TFLOP/s %5.1f %%\n", what, us, again, n / us / 1e6,
            n / us / 1e4 / peak);
     fflush(stdout);
     report_row(nullptr, what, us, "us", report_limit_us(bytes_least(sh), n, 0));
+}
+
+/* Pools of both kinds, one behind the other. */
+void time_pairs()
+{
+    auto whole = [](uint32_t n, uint32_t tokens) {
+        return std::vector<chunk>(n, {tokens, tokens});
+    };
+    for (bool is_f8 : {false, true}) {
+        time_one("1 x 1024", {32, 8, 128, 64, 0, false, false, whole(1, 1024), is_f8});
+        time_one("1 x 4096", {32, 8, 128, 64, 0, false, false, whole(1, 4096), is_f8});
+        time_one("1 x 16384", {32, 8, 128, 64, 0, false, false, whole(1, 16384), is_f8});
+        time_one("16 x 1024", {32, 8, 128, 64, 0, false, false, whole(16, 1024), is_f8});
+        time_one("512 at the end of 8k", {32, 8, 128, 64, 0, false, false, {{512, 8192}}, is_f8});
+        time_one("1 x 4096 sinks", {64, 8, 64, 64, 0, true, false, whole(1, 4096), is_f8});
+        time_one("simple 1 x 4096", {32, 8, 128, 16, 0, false, false, whole(1, 4096), is_f8});
+        time_one("simple 1 x 4096", {16, 4, 256, 64, 0, false, false, whole(1, 4096), is_f8});
+    }
 }
 
 void time_all(bool is_small)
@@ -534,6 +577,7 @@ void time_all(bool is_small)
     time_one("1 x 4096 sinks", {64, 8, 64, 64, 0, true, false, whole(1, 4096)});
     time_one("1 x 16384 sinks", {64, 8, 64, 64, 0, true, false, whole(1, 16384)});
     time_one("1 x 8192 sinks window 128", {64, 8, 64, 64, 128, true, false, whole(1, 8192)});
+    time_pairs();
     if (is_small)
         return;
     time_one("simple 1 x 4096", {32, 8, 128, 16, 0, false, false, whole(1, 4096)});
@@ -551,9 +595,13 @@ int main(int argc, char **argv)
     must(cudaGetDeviceProperties(&prop, 0), "device");
     printf("%s, %d SMs, seed %llu\n", prop.name, prop.multiProcessorCount,
            (unsigned long long)seed);
+    if (strcmp(what, "f8") != 0 && strcmp(what, "time") != 0)
+        is_good = check_all(is_small, false, seed);
     if (strcmp(what, "time") != 0)
-        is_good = check_all(is_small, seed);
-    if (strcmp(what, "check") != 0 && is_good)
+        is_good = check_all(is_small, true, seed) && is_good;
+    if (strcmp(what, "f8") == 0 && is_good)
+        time_pairs();
+    else if (strcmp(what, "check") != 0 && is_good)
         time_all(is_small);
     printf(is_good ? "good\n" : "FAILED\n");
     return is_good ? 0 : 1;

@@ -7,6 +7,7 @@
  *         one read of the logits over the rate of a device copy, measured here
  * quick   check with few and small rows, for compute-sanitizer
  * Exit 1 on failure. */
+#include "bench/report.h"
 #include "kernels/cuda/cuda_ops.h"
 
 #include <algorithm>
@@ -637,6 +638,10 @@ void time_kind(struct timer &t, int kind, uint32_t n_rows, uint32_t n_vocab, uin
             CHECK(cuda_sample(&args, t.d_workspace, stream));
         });
         printf(" %7.1f (%2.0f%%)", us, 100e6 * (double)set_bytes / us / t.copy_bw);
+        char what[96];
+        snprintf(what, sizeof(what), "sample %s %u x %u %s", kind_name[kind], n_rows, n_vocab,
+                 plans[p].name);
+        report_row(nullptr, what, us, "us", report_limit_us((double)set_bytes, 0, 0));
     }
     printf("\n");
     fflush(stdout);

@@ -4,9 +4,11 @@
 #define BENCH_GPU_GEMM_SMALL_TIME_CUH
 
 #include "bench/gpu/gemm_small_kit.cuh"
+#include "bench/report.h"
 
 #include <cublasLt.h>
 #include <dlfcn.h>
+#include <string>
 
 namespace
 {
@@ -330,6 +332,12 @@ double lt_seconds(const lt_api &lt, const shape_bench &sb, uint32_t m)
     return best / sb.n_launches;
 }
 
+std::string shape_name(const char *name, const layer_op &op, uint32_t m, bool is_f8)
+{
+    return std::string("small gemm ") + name + (is_f8 ? " fp8 " : " ") + op.name + " x " +
+           std::to_string(m);
+}
+
 void time_shape(const bench &b, const activations &act, const lt_api &lt, const char *name,
                 const layer_op &op, uint32_t which, bool is_f8)
 {
@@ -340,10 +348,16 @@ void time_shape(const bench &b, const activations &act, const lt_api &lt, const 
     for (uint32_t m : {1u, 2u, 4u, 8u, 16u}) {
         double s = shape_seconds(sb, {m, 0, 1, is_f8});
         printf("  m %u %.2f us %.0f%%", m, s * 1e6, limit / s * 100);
+        double least_us = report_limit_us(double(w_bytes(op, is_f8)), 0, 0);
+        report_row(nullptr, shape_name(name, op, m, is_f8).c_str(), s * 1e6, "us", least_us);
     }
-    if (lt.is_loaded && !is_f8)
-        printf("  lt m 1 %.2f us, m 16 %.2f us", lt_seconds(lt, sb, 1) * 1e6,
-               lt_seconds(lt, sb, 16) * 1e6);
+    for (uint32_t m : {1u, 16u}) {
+        if (!lt.is_loaded || is_f8)
+            break;
+        double s = lt_seconds(lt, sb, m);
+        printf("  lt m %u %.2f us", m, s * 1e6);
+        report_row("cuBLASLt", shape_name(name, op, m, false).c_str(), s * 1e6, "us", 0);
+    }
     printf("\n");
     fflush(stdout);
 }
@@ -442,6 +456,9 @@ void time_chain(const bench &b, const activations &act, const lt_api &lt, const 
                of.name, is_f8 ? "fp8 " : "bf16", m, c.bytes * 1e-9, limit * 1e3, plain * 1e3,
                limit / plain * 100, pdl * 1e3, limit / pdl * 100, pdl / n * 1e6, with * 1e3,
                with / (n * 1.25) * 1e6);
+        std::string what = std::string("small gemm, all layers of ") + of.name +
+                           (is_f8 ? " fp8 x " : " x ") + std::to_string(m);
+        report_row(nullptr, what.c_str(), pdl * 1e3, "ms", report_limit_us(c.bytes, 0, 0) * 1e-3);
         if (lt.is_loaded && !is_f8)
             printf("  lt %.3f ms", chain_lt_seconds(b, act, lt, c, m) * 1e3);
         printf("\n");

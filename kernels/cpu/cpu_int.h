@@ -56,6 +56,15 @@ struct attn_scratch {
     uint32_t lo[ATTN_SLOTS_MAX], hi[ATTN_SLOTS_MAX]; /* positions seen, inclusive */
 };
 
+/* Scale of one plane of an fp8 pool; 1 for any other. */
+CPU_INLINE float kv_scale_of(const struct ops_kv_pool *pool, uint32_t layer, uint32_t kv_head,
+                             uint32_t is_v)
+{
+    if (pool->dtype != OPS_F8 || pool->scales == NULL)
+        return 1.0f;
+    return pool->scales[((uint64_t)layer * 2u + is_v) * pool->n_kv_heads + kv_head];
+}
+
 /* ---- Tables --------------------------------------------------------------------------------- */
 
 extern const struct cpu_kernels cpu_kernels_scalar;

@@ -57,6 +57,11 @@ CPU_INLINE void vec_transpose(vi rows[VEC_LANES])
     }
 }
 
+CPU_INLINE vi vec_load_u8(const char *src)
+{
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)src));
+}
+
 #include "kernels/cpu/attention.inc"
 #include "kernels/cpu/elementwise.inc"
 

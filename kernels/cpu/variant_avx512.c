@@ -72,6 +72,11 @@ CPU_INLINE void vec_transpose(vi rows[VEC_LANES])
         rows[i] = (vi)r[i];
 }
 
+CPU_INLINE vi vec_load_u8(const char *src)
+{
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)src));
+}
+
 #include "kernels/cpu/attention.inc"
 #include "kernels/cpu/elementwise.inc"
 

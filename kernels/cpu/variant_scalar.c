@@ -33,6 +33,12 @@ CPU_INLINE void vec_transpose(vi rows[VEC_LANES])
         rows[i] = (vi){m[0][i], m[1][i], m[2][i], m[3][i]};
 }
 
+CPU_INLINE vi vec_load_u8(const char *src)
+{
+    const uint8_t *b = (const uint8_t *)src;
+    return (vi){b[0], b[1], b[2], b[3]};
+}
+
 #include "kernels/cpu/attention.inc"
 #include "kernels/cpu/elementwise.inc"
 

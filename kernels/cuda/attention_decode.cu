@@ -12,11 +12,12 @@
  * cluster (attention_decode_plan.cuh).
  *
  * Inside a CTA tile x belongs to warp x % warps. Each warp has a ring of its own in shared memory,
- * of one or two tiles as there is room, and a softmax state of its own, so the warps meet only at
- * the end of a unit, where they merge through shared memory. K and V of the tiles ahead are under
- * way meanwhile, across units. (Leaving the merge to the last warp to come, without a barrier, was
- * 3 to 5 % slower on an H200.) A unit that one CTA has alone is written out at once; the parts of a
- * cut unit are merged in the order of the line (attention_decode_merge.cuh).
+ * of one or two tiles (fp8: two or four) as there is room, and a softmax state of its own, so the
+ * warps meet only at the end of a unit, where they merge through shared memory. K and V of the
+ * tiles ahead are under way meanwhile, across units. (Leaving the merge to the last warp to come,
+ * without a barrier, was 3 to 5 % slower on an H200.) A unit that one CTA has alone is written out
+ * at once; the parts of a cut unit are merged in the order of the line
+ * (attention_decode_merge.cuh).
  *
  * Tensor cores: the tile is the M side of mma.m16n8k16, the query heads are its N side.
  *     scores^T [16 tokens, 8 heads] = K [16, head_dim] * q^T    A by ldmatrix
@@ -27,7 +28,8 @@
  * A slot of a ring, for K and then for V: [part of 64 dims][16 tokens][8 chunks of 16 bytes],
  * chunk c of token r at place c ^ (r % 8): the layout of the copy engine's 128-byte swizzle, free
  * of bank conflicts. One tensor copy brings K and V of a tile (sm_90, head_dim a multiple of 64);
- * otherwise cp.async does, into the same layout.
+ * otherwise cp.async does, into the same layout. fp8: two tiles in the place of one, and f16
+ * products (attention_decode_f8.cuh).
  *
  * With `fresh` the kernel does the work of the qkv op (attention_decode_rows.cuh). The position of
  * the row is then not in the pool yet: the warp that has its tile puts it in behind the copy, and
@@ -50,7 +52,7 @@
  * Launch   one CTA of 8 warps (4 with head_dim 256) per SM, early; few units in clusters
  * Cost     reads K and V once: bound by memory, by latency where they are few. 128 KB under way per
  *          SM; 64 KB with head_dim 64, and where a block of the GEMM behind shall fit beside this
- *          one and start on its weights
+ *          one and start on its weights. The same with fp8, for twice the positions
  * Checked  bench/gpu/check_attention_decode.cu
  * Source   split-KV decoding: Dao et al. 2023 (Flash-Decoding); online softmax: Milakov &
  *          Gimelshein 2018, arXiv:1805.02867 */
@@ -69,7 +71,7 @@ namespace
 
 using namespace attention_decode;
 
-constexpr uint32_t STAGES_MAX = 2; /* tiles of a warp under way; 3 and 6 were no faster (H200) */
+constexpr uint32_t SLOTS_MAX = 2;            /* of a warp; 3 and 6 were no faster (H200) */
 constexpr size_t SMEM_SHARED = 112u * 1024u; /* so much leaves room for a block of the GEMMs */
 constexpr uint32_t SHORT_COLS = 2048;        /* of q, in models whose GEMMs are short */
 
@@ -127,12 +129,27 @@ struct feed {
     uint64_t policy;
 };
 
-/* Tiles of the warp that the ring has room for: computed where it is needed, registers are short.
+/* Slots of the warp that the ring has room for: computed where it is needed, registers are short.
  */
-template <int HD> __device__ __forceinline__ uint32_t feed_stages(const feed &f, uint32_t slots)
+template <int HD> __device__ __forceinline__ uint32_t feed_slots(const feed &f, uint32_t slots)
 {
     extern __shared__ __align__(1024) char smem[];
     return f.ring + stage_bytes(HD) < smem_address(smem) + slots * (HD * 64u) ? 2u : 1u;
+}
+
+/* Tiles of the warp that may be under way. */
+template <int HD, bool F8>
+__device__ __forceinline__ uint32_t feed_stages(const feed &f, uint32_t slots)
+{
+    return feed_slots<HD>(f, slots) * (F8 ? 2u : 1u);
+}
+
+/* Where in the ring the tile of a stage lies. */
+template <int HD, bool F8>
+__device__ __forceinline__ uint32_t stage_at(uint32_t ring, uint32_t stage)
+{
+    return F8 ? ring + stage / 2u * stage_bytes(HD) + stage % 2u * (HD * 32u)
+              : ring + stage * stage_bytes(HD);
 }
 
 /* Looks up the lane's tile of the next batch. */
@@ -151,14 +168,15 @@ template <int HD> __device__ __forceinline__ void feed_look_up(feed &f, const de
     f.x += warps_of(HD) * 32u;
 }
 
-template <int HD>
+template <int HD, bool F8>
 __device__ __forceinline__ void feed_copy_tensor(const feed &f, const decode_params &p,
                                                  const CUtensorMap *map, uint32_t stage)
 {
 #if __CUDA_ARCH__ >= 900
-    uint32_t bar = f.bars + stage * 8u, dst = f.ring + stage * stage_bytes(HD);
+    uint32_t bar = f.bars + stage * 8u, dst = stage_at<HD, F8>(f.ring, stage);
     uint32_t plane = p.plane_first + f.now.kv_head * 2u;
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(HD * 64u)
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar),
+                 "r"(HD * (F8 ? 32u : 64u))
                  : "memory");
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3, %2, %4, %5}], [%6], %7;" ::"r"(dst),
@@ -170,7 +188,7 @@ __device__ __forceinline__ void feed_copy_tensor(const feed &f, const decode_par
 #endif
 }
 
-template <int HD>
+template <int HD, bool F8>
 __device__ __forceinline__ void feed_copy_async(const feed &f, const decode_params &p,
                                                 uint32_t owner, uint32_t stage)
 {
@@ -178,54 +196,55 @@ __device__ __forceinline__ void feed_copy_async(const feed &f, const decode_para
     uint32_t block = __shfl_sync(~0u, f.now.block, owner);
     uint32_t token = __shfl_sync(~0u, f.now.token, owner);
     uint32_t kv_head = __shfl_sync(~0u, f.now.kv_head, owner);
-    uint32_t n_row = p.head_dim / 8u; /* chunks of a token */
+    uint32_t n_row = p.head_dim / (F8 ? 16u : 8u); /* chunks of a token */
     uint32_t per_row = 65536u / n_row + 1u;
     const char *src = p.pool + block * p.block_bytes + kv_head * 2u * p.plane_bytes +
-                      static_cast<size_t>(token) * p.head_dim * 2u;
-    uint32_t dst = f.ring + stage * stage_bytes(HD);
+                      static_cast<size_t>(token) * p.head_dim * (F8 ? 1u : 2u);
+    uint32_t dst = stage_at<HD, F8>(f.ring, stage);
     for (uint32_t is_v = 0; is_v < 2u; is_v++) {
         for (uint32_t i = lane; i < TILE * n_row; i += 32u) {
             uint32_t row = (i * per_row) >> 16; /* i / n_row, exact for i < 512 */
             uint32_t chunk = i - row * n_row;
-            uint32_t at = (chunk / 8u) * 2048u + row * 128u + (((chunk ^ row) & 7u) << 4);
+            uint32_t at = chunk_at < F8 ? HD : 2 * HD > (chunk, row);
             asm volatile(
                 "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(dst + at),
                 "l"(src + i * 16u), "l"(f.policy)
                 : "memory");
         }
         src += p.plane_bytes;
-        dst += HD * 32u;
+        dst += HD * (F8 ? 16u : 32u);
     }
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(f.bars + stage * 8u)
                  : "memory");
 }
 
 /* Starts the copy of the warp's tile `index` (0, 1, 2, ... in turn) into a free stage. */
-template <int HD, bool TMA>
+template <int HD, bool TMA, bool F8>
 __device__ __forceinline__ void feed_issue(feed &f, const decode_params &p, const CUtensorMap *map,
                                            uint32_t index, uint32_t stage)
 {
     if (index % 32u == 0)
         f.now = f.next;
     if (!TMA)
-        feed_copy_async<HD>(f, p, index % 32u, stage);
+        feed_copy_async<HD, F8>(f, p, index % 32u, stage);
     else if (threadIdx.x % 32u == index % 32u)
-        feed_copy_tensor<HD>(f, p, map, stage);
+        feed_copy_tensor<HD, F8>(f, p, map, stage);
     if (index % 32u == 16u)
         feed_look_up<HD>(f, p);
 }
 
 /* Readies the warp's ring and starts its first tiles. */
-template <int HD, bool TMA>
+template <int HD, bool TMA, bool F8>
 __device__ __forceinline__ void feed_start(feed &f, const decode_params &p, const CUtensorMap *map,
                                            uint32_t n_mine)
 {
-    uint32_t lane = threadIdx.x % 32u, stages = feed_stages<HD>(f, p.slots);
+    uint32_t lane = threadIdx.x % 32u, slots = feed_slots<HD>(f, p.slots);
+    uint32_t stages = feed_stages<HD, F8>(f, p.slots);
     feed_look_up<HD>(f, p);
     if (lane < stages)
         barrier_init(f.bars + lane * 8u, TMA ? 1u : 32u);
     if (!TMA && p.head_dim < HD) /* the copies leave the dims beyond head_dim alone */
-        for (uint32_t i = lane; i < stages * (HD * 4u); i += 32u)
+        for (uint32_t i = lane; i < slots * (HD * 4u); i += 32u)
             asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
                              f.ring + i / (HD * 4u) * stage_bytes(HD) + i % (HD * 4u) * 16u),
                          "r"(0)
@@ -233,7 +252,7 @@ __device__ __forceinline__ void feed_start(feed &f, const decode_params &p, cons
     fence_async_proxy();
     __syncwarp();
     for (uint32_t i = 0; i < n_mine && i < stages; i++)
-        feed_issue<HD, TMA>(f, p, map, i, i);
+        feed_issue<HD, TMA, F8>(f, p, map, i, i);
 }
 
 /* ---- The kernel ------------------------------------------------------------------------------ */
@@ -245,31 +264,47 @@ template <int HD> struct walk {
 
 /* The warp's tiles of a segment; kv: the new row, which goes to `block`, where the segment ends
  * with it. */
-template <int HD, int NT, bool TMA>
-__device__ __forceinline__ void segment_tiles(warp_state<HD, NT> &st, feed &f, walk<HD> &w,
-                                              const decode_params &p, const CUtensorMap *map,
-                                              const segment &seg, const plan_seq &info,
-                                              uint32_t n_mine, uint32_t kv, uint32_t block)
+template <int HD, int NT, bool TMA, bool F8>
+__device__ __forceinline__ void
+segment_tiles(warp_state<HD, NT> &st, feed &f, walk<HD> &w, const decode_params &p,
+              const CUtensorMap *map, const segment &seg, const plan_seq &info, uint32_t n_mine,
+              uint32_t kv, uint32_t units, uint32_t block)
 {
     uint32_t end = info.kv_tokens, lo = p.window != 0 && end > p.window ? end - p.window : 0;
     for (; w.x < seg.end; w.x += warps_of(HD), w.index++) {
-        uint32_t k_tile = f.ring + w.stage * stage_bytes(HD), v_tile = k_tile + HD * 32u;
+        uint32_t k_tile = stage_at<HD, F8>(f.ring, w.stage);
+        uint32_t v_tile = k_tile + HD * (F8 ? 16u : 32u);
         uint32_t pos = (w.x - seg.unit_first + info.tile_first) * TILE;
         float scores[NT][4];
         barrier_wait(f.bars + w.stage * 8u, w.parity);
         __syncwarp();
-        if (p.is_fresh != 0 && pos + TILE >= end)
-            tile_patch<HD>(p, k_tile, end - 1u - pos, kv, row_target(p, seg, block, end - 1u));
-        tile_scores<HD, NT>(st, k_tile, p.scale_log2, scores);
-        if (pos < lo || pos + TILE > end)
-            tile_mask<HD, NT>(pos, lo, end, v_tile, scores);
+        if (p.is_fresh != 0 && pos + TILE >= end) {
+            char *dst = row_target<F8>(p, seg, block, end - 1u);
+            if constexpr (F8)
+                tile_patch_f8<HD>(p, k_tile, end - 1u - pos, kv, dst);
+            else
+                tile_patch<HD>(p, k_tile, end - 1u - pos, kv, dst);
+        }
+        if constexpr (F8)
+            tile_scores_f8<HD, NT>(st, k_tile, units, scores);
+        else
+            tile_scores<HD, NT>(st, k_tile, p.scale_log2, scores);
+        if (pos < lo || pos + TILE > end) {
+            if constexpr (F8)
+                tile_mask_f8<HD, NT>(pos, lo, end, v_tile, scores);
+            else
+                tile_mask<HD, NT>(pos, lo, end, v_tile, scores);
+        }
         tile_softmax<HD, NT>(st, scores);
-        tile_values<HD, NT>(st, v_tile, scores);
+        if constexpr (F8)
+            tile_values_f8<HD, NT>(st, v_tile, scores);
+        else
+            tile_values<HD, NT>(st, v_tile, scores);
         __syncwarp();
         if (w.index < n_mine)
-            feed_issue<HD, TMA>(f, p, map, w.index, w.stage);
+            feed_issue<HD, TMA, F8>(f, p, map, w.index, w.stage);
         w.stage++;
-        if (w.stage == feed_stages<HD>(f, p.slots)) {
+        if (w.stage == feed_stages<HD, F8>(f, p.slots)) {
             w.stage = 0;
             w.parity ^= 1u;
         }
@@ -308,6 +343,14 @@ __device__ __forceinline__ void cluster_join(bool is_there)
 #endif
 }
 
+/* Leaves a warp's segment in its place, once the warp is done with the one before. */
+__device__ __forceinline__ void segment_keep(segment &place, const segment &seg)
+{
+    __syncwarp();
+    if (threadIdx.x % 32u == 0)
+        place = seg;
+}
+
 /* CTAs of the kernel on an SM that its registers must allow: with two, a block of the GEMMs finds
  * room beside one. */
 constexpr uint32_t ctas_of(int hd, int nt)
@@ -315,7 +358,7 @@ constexpr uint32_t ctas_of(int hd, int nt)
     return hd <= 128 && nt == 1 ? 2u : 1u;
 }
 
-template <int HD, int NT, bool TMA>
+template <int HD, int NT, bool TMA, bool F8>
 __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
     decode_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ decode_params p)
 {
@@ -343,7 +386,7 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
 
     feed f;
     f.ring = smem_address(smem) + place * (HD * 64u);
-    w.index = feed_stages<HD>(f, p.slots);
+    w.index = feed_stages<HD, F8>(f, p.slots);
     f.bars = smem_address(mem.bars[warp]);
     f.x = w.x + lane * WARPS;
     f.x_end = own.x_end;
@@ -351,7 +394,7 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
     f.info = own.info;
     f.policy = policy_read_once();
     f.next = {0, 0, 0};
-    feed_start<HD, TMA>(f, p, &map, n_mine);
+    feed_start<HD, TMA, F8>(f, p, &map, n_mine);
 
     uint32_t seq = own.seq;
     plan_seq info = own.info;
@@ -360,7 +403,7 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
     bool is_cluster = own.is_even && p.is_cluster != 0;
     if (is_cluster)
         cluster_begin<HD, NT>(p, mem, seg);
-    rows_prepare<HD, NT>(p, mem);
+    rows_prepare<HD, NT, F8>(p, mem);
     rows_loaded<HD> rows;
     rows_aim<HD>(rows, p, seg, info.kv_tokens);
     __syncthreads();
@@ -373,14 +416,18 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
     uint32_t pitch = own.is_even ? HD * 16u : p.pass_heads * merge_pitch<HD>; /* floats */
     warp_state<HD, NT> st;
     for (;;) {
-        rows_finish<HD, NT>(rows, p, mem, seg);
-        __syncwarp(); /* the warp is done with the segment before */
-        if (lane == 0)
-            mem.segments[warp] = seg;
+        if (F8)
+            segment_keep(mem.segments[warp], seg); /* before: registers are short */
+        rows_finish<HD, NT, F8>(rows, p, mem, seg);
+        if (!F8)
+            segment_keep(mem.segments[warp], seg);
         __syncthreads();
-        state_init<HD, NT>(st, smem_address(mem.q));
-        segment_tiles<HD, NT, TMA>(st, f, w, p, &map, seg, info, n_mine, smem_address(mem.kv),
-                                   rows.block);
+        if constexpr (F8)
+            state_init_f8<HD, NT>(st, smem_address(mem.q));
+        else
+            state_init<HD, NT>(st, smem_address(mem.q));
+        segment_tiles<HD, NT, TMA, F8>(st, f, w, p, &map, seg, info, n_mine, smem_address(mem.kv),
+                                       smem_address(mem.q_units), rows.block);
         bool is_last = seg.end >= own.x_end;
         if (!is_last) {
             seek(p, seg.end, seq, info);
@@ -389,8 +436,8 @@ __global__ void __launch_bounds__(warps_of(HD) * 32u, ctas_of(HD, NT))
             rows_load<HD>(rows, p, seg);
         }
         /* Not the variable: a register less to keep. */
-        segment_finish<HD, NT>(st, p, mem, own.is_even, states, pitch,
-                               (f.ring - smem_address(smem)) / (HD * 64u));
+        segment_finish<HD, NT, F8>(st, p, mem, own.is_even, states, pitch,
+                                   (f.ring - smem_address(smem)) / (HD * 64u));
         if (is_last)
             break;
     }
@@ -417,7 +464,7 @@ struct decode_config {
     uint32_t hd, nt; /* template arguments; hd >= head_dim */
     uint32_t unit_heads, groups_per_kv, pass_heads;
     uint32_t split; /* of the even cut; 0: none */
-    uint32_t slots, grid, has_tma, is_cluster, is_late;
+    uint32_t slots, grid, has_tma, is_cluster, is_late, is_f8;
     size_t smem_bytes;
 };
 
@@ -482,13 +529,14 @@ cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms, ui
     if (smem_bytes(c, warps_of(c.hd)) > static_cast<size_t>(smem_max))
         c.pass_heads = 4;
     decode_split(&c, args->seqs.n_seqs * args->pool.n_kv_heads * c.groups_per_kv, major >= 9, how);
-    c.has_tma = DECODE_TMA && major >= 9 && args->pool.head_dim % 64u == 0 &&
-                args->pool.block_bytes % 16u == 0;
+    c.is_f8 = args->pool.dtype == OPS_F8;
+    bool is_box = c.is_f8 ? args->pool.head_dim == c.hd : args->pool.head_dim % 64u == 0;
+    c.has_tma = DECODE_TMA && major >= 9 && is_box && args->pool.block_bytes % 16u == 0;
     c.is_late = (how & HOW_LATE) != 0;
     size_t limit = static_cast<size_t>(smem_max);
     if (leaves_room(args, c, how) && limit > SMEM_SHARED)
         limit = SMEM_SHARED;
-    c.slots = warps_of(c.hd) * ((how & HOW_ONE_STAGE) != 0 ? 1u : STAGES_MAX);
+    c.slots = warps_of(c.hd) * ((how & HOW_ONE_STAGE) != 0 ? 1u : SLOTS_MAX);
     while (c.slots > warps_of(c.hd) && smem_bytes(c, c.slots) > limit)
         c.slots--;
     c.smem_bytes = smem_bytes(c, c.slots);
@@ -498,32 +546,37 @@ cudaError_t decode_configure(const cuda_attention_args *args, uint32_t n_sms, ui
     return cudaSuccess;
 }
 
-/* The pool as [block][plane][part][token][64 dims], a tile of K and V as one box. Parts beyond
- * head_dim (192 in a kernel of 256) come as zeros. */
+/* The pool as [block][plane][part][token][64 dims], fp8 [128 dims] where a head has them, a tile of
+ * K and V as one box. Parts beyond head_dim (192 in a kernel of 256) come as zeros. */
 bool map_encode(const ops_kv_pool *pool, uint32_t hd, CUtensorMap *out_map)
 {
-    cuuint64_t row = pool->head_dim * 2u, plane = row * pool->block_tokens;
-    cuuint64_t dims[5] = {64, pool->block_tokens, pool->head_dim / 64u,
+    const bool is_f8 = pool->dtype == OPS_F8, is_narrow = is_f8 && hd == 64u;
+    const cuuint32_t part = is_f8 && hd > 64u ? 128 : 64; /* dims */
+    cuuint64_t row = pool->head_dim * ops_dtype_bytes(pool->dtype);
+    cuuint64_t plane = row * pool->block_tokens;
+    cuuint64_t dims[5] = {part, pool->block_tokens, pool->head_dim / part,
                           static_cast<cuuint64_t>(pool->n_layers) * pool->n_kv_heads * 2u,
                           pool->n_blocks};
-    cuuint64_t strides[4] = {row, 128, plane, pool->block_bytes};
-    cuuint32_t box[5] = {64, TILE, hd / 64u, 2, 1}, steps[5] = {1, 1, 1, 1, 1};
+    cuuint64_t strides[4] = {row, is_narrow ? 64u : 128u, plane, pool->block_bytes};
+    cuuint32_t box[5] = {part, TILE, hd / part, 2, 1}, steps[5] = {1, 1, 1, 1, 1};
     static const PFN_cuTensorMapEncodeTiled_v12000 encode = map_encode_lookup();
-    return encode != nullptr && encode(out_map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, pool->base,
-                                       dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
-                                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return encode != nullptr &&
+           encode(out_map, is_f8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                  5, pool->base, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  is_narrow ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 typedef void (*decode_fn)(const CUtensorMap, const decode_params);
 
-template <bool TMA> decode_fn decode_pick(const decode_config &c)
+template <bool TMA, bool F8> decode_fn decode_pick(const decode_config &c)
 {
     if (c.hd == 64u)
-        return c.nt == 1 ? decode_kernel<64, 1, TMA> : decode_kernel<64, 2, TMA>;
+        return c.nt == 1 ? decode_kernel<64, 1, TMA, F8> : decode_kernel<64, 2, TMA, F8>;
     if (c.hd == 128u)
-        return c.nt == 1 ? decode_kernel<128, 1, TMA> : decode_kernel<128, 2, TMA>;
-    return c.nt == 1 ? decode_kernel<256, 1, TMA> : decode_kernel<256, 2, TMA>;
+        return c.nt == 1 ? decode_kernel<128, 1, TMA, F8> : decode_kernel<128, 2, TMA, F8>;
+    return c.nt == 1 ? decode_kernel<256, 1, TMA, F8> : decode_kernel<256, 2, TMA, F8>;
 }
 
 decode_params decode_fill(const cuda_attention_args *args, const decode_config &c, const void *plan,
@@ -539,7 +592,10 @@ decode_params decode_fill(const cuda_attention_args *args, const decode_config &
     p.out_stride = args->out_stride;
     p.pool = static_cast<char *>(pool->base) + ops_kv_plane_offset(pool, 0, args->layer, 0, 0);
     p.block_bytes = pool->block_bytes;
-    p.plane_bytes = static_cast<uint64_t>(pool->block_tokens) * pool->head_dim * 2u;
+    p.plane_bytes =
+        static_cast<uint64_t>(pool->block_tokens) * pool->head_dim * ops_dtype_bytes(pool->dtype);
+    if (c.is_f8 && pool->scales != nullptr)
+        p.scales = pool->scales + static_cast<size_t>(args->layer) * 2u * pool->n_kv_heads;
     p.sinks = args->sinks;
     p.block_table = args->seqs.block_table;
     p.head = reinterpret_cast<const plan_head *>(plan_base);
@@ -679,7 +735,10 @@ extern "C" cudaError_t cuda_attention_decode_tuned(const struct cuda_attention_a
             return cudaErrorNotSupported;
         c.has_tma = 0;
     }
-    decode_fn kernel = c.has_tma ? decode_pick<true>(c) : decode_pick<false>(c);
+    decode_fn kernel = c.is_f8
+                           ? c.has_tma ? decode_pick<true, true>(c) : decode_pick<false, true>(c)
+                       : c.has_tma ? decode_pick<true, false>(c)
+                                   : decode_pick<false, false>(c);
     return decode_launch(kernel, c, map, decode_fill(args, c, plan, workspace), stream);
 }
 

@@ -10,13 +10,14 @@
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_MERGE_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_MERGE_CUH
 
-#include "kernels/cuda/attention_decode_math.cuh"
+#include "kernels/cuda/attention_decode_f8.cuh"
 #include "kernels/cuda/tma.cuh"
 
 namespace attention_decode
 {
 
 constexpr uint32_t PARTS_AT_ONCE = 8; /* loads under way in the merge of a cut unit */
+constexpr uint32_t SCALES_NEAR = 32;  /* KV heads whose scales are kept in shared memory */
 constexpr uint32_t MERGE_PAD = 4;     /* floats behind a row's out: max, sum, two of no use */
 
 /* The stores of a warp to its rows meet no bank conflicts. */
@@ -25,19 +26,32 @@ template <int HD> constexpr uint32_t merge_pitch = HD + MERGE_PAD;
 /* Shared memory of a CTA behind its ring. Behind this: [warps * pass_heads] rows of warps, or, in
  * the even cut, where those lie in the ring, rows of parts. */
 template <int HD, int NT> struct alignas(16) decode_shared {
-    char q[NT * 8u * q_pitch(HD)]; /* query heads of the segment */
-    __nv_bfloat16 kv[2][HD];       /* the new row of K and of V */
+    char q[NT * 8u * q_pitch(HD)]; /* query heads of the segment: bf16, with an fp8 pool f16 */
+    __nv_bfloat16 kv[2][HD];       /* the new row of K and of V; fp8: bytes [2][HD] */
     float scratch[warps_of(HD)][HD];
     float norms[2][HD]; /* of q and k */
-    uint64_t bars[warps_of(HD)][2];
+    uint64_t bars[warps_of(HD)][STAGES_MAX];
     uint64_t parts_bar[NT];
     struct segment segments[warps_of(HD)]; /* each warp's copy: it needs its registers for sums */
     uint32_t is_last;
+    /* fp8: what the heads' scores are multiplied by; scales of K and V */
+    alignas(8) float q_units[NT * 8u];
+    float scales[2][SCALES_NEAR];
 };
 
 template <int HD, int NT> __device__ __forceinline__ float *merge_rows(decode_shared<HD, NT> &mem)
 {
     return reinterpret_cast<float *>(&mem + 1);
+}
+
+/* fp8: the scale of K (is_v 0) or V of a KV head. */
+template <int HD, int NT>
+__device__ __forceinline__ float scale_of(const decode_params &p, const decode_shared<HD, NT> &mem,
+                                          uint32_t kv_head, uint32_t is_v)
+{
+    if (kv_head < SCALES_NEAR)
+        return mem.scales[is_v][kv_head];
+    return p.scales != nullptr ? __ldg(p.scales + is_v * p.n_kv_heads + kv_head) : 1.0f;
 }
 
 /* Adds to a counter; orders what the CTA did before and does after it (behind its barriers). */
@@ -133,16 +147,16 @@ __device__ __forceinline__ void merged_add(merged &m, uint32_t n, const float2 (
     }
 }
 
-/* Writes the finished row of 4 dims. */
+/* Writes the finished row of 4 dims; unit: of the values. */
 __device__ __forceinline__ void merged_store(merged m, const decode_params &p, const segment &seg,
-                                             uint32_t head, uint32_t dim)
+                                             uint32_t head, uint32_t dim, float unit)
 {
     if (p.sinks != nullptr) {
         const float2 ml[1] = {{p.sinks[seg.head_first + head] * 1.4426950408889634f, 1.0f}};
         const float4 out[1] = {{0.0f, 0.0f, 0.0f, 0.0f}};
         merged_add<1>(m, 1, ml, out);
     }
-    float inverse = 1.0f / m.sum;
+    float inverse = unit / m.sum;
     __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(m.out.x * inverse, m.out.y * inverse),
                               __floats2bfloat162_rn(m.out.z * inverse, m.out.w * inverse)};
     __nv_bfloat162 *dst = reinterpret_cast<__nv_bfloat162 *>(
@@ -153,7 +167,7 @@ __device__ __forceinline__ void merged_store(merged m, const decode_params &p, c
 }
 
 /* Leaves heads [lo, lo + n_heads) of N tile n of the warp's state in its rows. */
-template <int HD, int NT>
+template <int HD, int NT, bool F8>
 __device__ __forceinline__ void state_to_shared(const warp_state<HD, NT> &st, int n, uint32_t lo,
                                                 uint32_t n_heads, float *rows)
 {
@@ -173,6 +187,11 @@ __device__ __forceinline__ void state_to_shared(const warp_state<HD, NT> &st, in
             *reinterpret_cast<float2 *>(row + HD) = make_float2(st.max[n][c], sum[c]);
 #pragma unroll
         for (int k = 0; k < HD / 16; k++) {
+            if (F8) {
+                *reinterpret_cast<float2 *>(row + k * 16 + 2 * g) =
+                    make_float2(st.out[k][n][c], st.out[k][n][c + 2]);
+                continue;
+            }
             row[k * 16 + g] = st.out[k][n][c];
             row[k * 16 + g + 8] = st.out[k][n][c + 2];
         }
@@ -197,7 +216,7 @@ __device__ __forceinline__ void rows_add(merged &m, const float *rows, uint32_t 
 
 /* The last CTA of a cut unit: merges its parts in order. A CTA's slots: 2c for the unit that it
  * goes on with, 2c + 1 for the cut unit that begins in it. */
-__device__ __forceinline__ void parts_merge(const decode_params &p, const segment &seg)
+__device__ __forceinline__ void parts_merge(const decode_params &p, const segment &seg, float unit)
 {
     uint32_t row_items = p.head_dim / 4u;
     for (uint32_t i = threadIdx.x; i < seg.n_heads * row_items; i += blockDim.x) {
@@ -217,7 +236,7 @@ __device__ __forceinline__ void parts_merge(const decode_params &p, const segmen
             }
             merged_add<PARTS_AT_ONCE>(m, seg.cta_last - base + 1u, ml, out);
         }
-        merged_store(m, p, seg, head, dim);
+        merged_store(m, p, seg, head, dim, unit);
     }
 }
 
@@ -227,9 +246,9 @@ enum part_way { PART_ALONE, PART_SENT, PART_LEFT }; /* of a unit: all of it; to 
 
 /* What becomes of 4 dims of a head that the CTA's warps have merged; n: of N tiles. */
 template <int HD, int NT>
-__device__ __forceinline__ void part_finish(merged m, const decode_params &p,
-                                            decode_shared<HD, NT> &mem, const segment &seg,
-                                            part_way way, uint32_t n, uint32_t head, uint32_t dim)
+__device__ __forceinline__ void
+part_finish(merged m, const decode_params &p, decode_shared<HD, NT> &mem, const segment &seg,
+            part_way way, uint32_t n, uint32_t head, uint32_t dim, float unit)
 {
     if (way == PART_LEFT) {
         uint32_t slot = 2u * blockIdx.x + (blockIdx.x == seg.cta_first);
@@ -259,17 +278,18 @@ __device__ __forceinline__ void part_finish(merged m, const decode_params &p,
 #else
     (void)mem, (void)n;
 #endif
-    merged_store(m, p, seg, head, dim);
+    merged_store(m, p, seg, head, dim, unit);
 }
 
 /* Ends a segment: the unit is written, or its part and, by one CTA, the unit of all parts. rows:
  * the memory of the warps' rows, `pitch` floats each; place: which are this warp's. */
-template <int HD, int NT>
+template <int HD, int NT, bool F8>
 __device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, const decode_params &p,
                                                decode_shared<HD, NT> &mem, bool is_even,
                                                float *rows, uint32_t pitch, uint32_t place)
 {
     const segment &seg = mem.segments[threadIdx.x / 32u];
+    const float unit = F8 ? scale_of<HD, NT>(p, mem, seg.kv_head, 1) : 1.0f;
     bool is_cut = seg.cta_first != seg.cta_last;
     part_way way = !is_cut ? PART_ALONE : is_even && p.is_cluster ? PART_SENT : PART_LEFT;
     constexpr uint32_t ROW_ITEMS = HD / 4u;
@@ -279,7 +299,7 @@ __device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, con
             if (n > 0 || lo > 0 || !is_even)
                 __syncthreads(); /* all have read what was merged before */
             uint32_t n_rows = min(seg.n_heads - n * 8u - lo, p.pass_heads);
-            state_to_shared<HD, NT>(st, n, lo, n_rows, rows + place * pitch);
+            state_to_shared<HD, NT, F8>(st, n, lo, n_rows, rows + place * pitch);
             __syncthreads();
             for (uint32_t i = threadIdx.x; i < n_rows * ROW_ITEMS; i += blockDim.x) {
                 uint32_t head = i / ROW_ITEMS, dim = i % ROW_ITEMS * 4u;
@@ -288,7 +308,7 @@ __device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, con
                 merged m = {-INFINITY, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f}};
                 rows_add<HD, warps_of(HD)>(m, rows + head * merge_pitch<HD>, pitch, warps_of(HD),
                                            dim);
-                part_finish<HD, NT>(m, p, mem, seg, way, n, n * 8u + lo + head, dim);
+                part_finish<HD, NT>(m, p, mem, seg, way, n, n * 8u + lo + head, dim, unit);
             }
         }
     }
@@ -300,7 +320,7 @@ __device__ __forceinline__ void segment_finish(const warp_state<HD, NT> &st, con
     __syncthreads();
     if (!mem.is_last)
         return;
-    parts_merge(p, seg);
+    parts_merge(p, seg, unit);
     if (threadIdx.x == 0)
         p.counters[seg.cta_first] = 0;
 }

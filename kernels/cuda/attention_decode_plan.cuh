@@ -23,6 +23,7 @@ constexpr uint32_t TILE = 16;           /* positions; the least block_tokens */
 constexpr uint32_t CTAS_MAX = 1024;     /* of the grid: one CTA per SM */
 constexpr uint32_t SPLIT_MAX = 8;       /* CTAs of a unit in the even cut; a portable cluster */
 constexpr uint32_t UNIT_HEADS_MAX = 16; /* query heads of a unit */
+constexpr uint32_t STAGES_MAX = 4;      /* tiles of a warp under way */
 
 /* Warps of a CTA, a power of two: with head_dim 256 a tile of each of 8 would fill shared memory.
  */
@@ -91,6 +92,8 @@ struct decode_params {
     const float2 *cos_sin;
     float eps;
     uint32_t is_late; /* measuring only: no copy before grid_wait */
+    /* fp8: of K of the layer's heads; V's are n_kv_heads further; NULL: all 1 */
+    const float *scales;
 };
 
 /* ---- A CTA's share --------------------------------------------------------------------------- */

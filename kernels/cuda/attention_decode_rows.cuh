@@ -134,8 +134,32 @@ __device__ __forceinline__ void head_turn(float (&v)[HD / 32], const float2 *tur
     }
 }
 
-/* Readies the rows of a segment in shared memory; read behind a barrier. */
+/* What row_finish leaves of a head, fp8; job: of the segment's heads. */
 template <int HD, int NT>
+__device__ __forceinline__ void row_store_f8(float (&v)[HD / 32], const decode_params &p,
+                                             decode_shared<HD, NT> &mem, const segment &seg,
+                                             uint32_t job)
+{
+    uint32_t lane = threadIdx.x % 32u, is_v = job > seg.n_heads;
+    if (job >= seg.n_heads) {
+        float inverse = 1.0f / scale_of<HD, NT>(p, mem, seg.kv_head, is_v);
+        uint8_t *dst = reinterpret_cast<uint8_t *>(mem.kv) + is_v * HD;
+#pragma unroll
+        for (uint32_t i = 0; i < HD / 32u; i++)
+            if (lane + 32u * i < p.head_dim)
+                dst[lane + 32u * i] = f8_from_f32(v[i] * inverse);
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < HD / 32u; i++)
+        v[i] = __bfloat162float(__float2bfloat16_rn(v[i])); /* as the qkv op leaves it */
+    float unit = q_to_f16<HD>(v, p.head_dim, reinterpret_cast<__half *>(mem.q + job * q_pitch(HD)));
+    if (lane == 0)
+        mem.q_units[job] = unit * (scale_of<HD, NT>(p, mem, seg.kv_head, 0) * p.scale_log2);
+}
+
+/* Readies the rows of a segment in shared memory; read behind a barrier. */
+template <int HD, int NT, bool F8>
 __device__ __forceinline__ void rows_finish(rows_loaded<HD> &in, const decode_params &p,
                                             decode_shared<HD, NT> &mem, const segment &seg)
 {
@@ -156,6 +180,10 @@ __device__ __forceinline__ void rows_finish(rows_loaded<HD> &in, const decode_pa
                 head_turn_whole<HD>(v, in.turn);
             else
                 head_turn<HD>(v, in.turns, p.n_rot, mem.scratch[warp]);
+        }
+        if constexpr (F8) {
+            row_store_f8<HD, NT>(v, p, mem, seg, job);
+            continue;
         }
         __nv_bfloat16 *dst = is_k || is_v
                                  ? mem.kv[is_v]
@@ -196,6 +224,7 @@ __device__ __forceinline__ void tile_patch(const decode_params &p, uint32_t k_ti
 }
 
 /* Where in the pool the new row of K goes; NULL where another unit of the KV head writes it. */
+template <bool F8>
 __device__ __forceinline__ char *row_target(const decode_params &p, const segment &seg,
                                             uint32_t block, uint32_t pos)
 {
@@ -203,14 +232,20 @@ __device__ __forceinline__ char *row_target(const decode_params &p, const segmen
     if (seg.head_first != seg.kv_head * p.group)
         return nullptr;
     return p.pool + block * p.block_bytes + seg.kv_head * 2u * p.plane_bytes +
-           static_cast<size_t>(token) * p.head_dim * 2u;
+           static_cast<size_t>(token) * p.head_dim * (F8 ? 1u : 2u);
 }
 
 /* Once, before rows are finished: what no kernel writes, and zeros where nothing will be (heads and
  * dims that the tensor cores see and the model has not). A barrier must follow. */
-template <int HD, int NT>
+template <int HD, int NT, bool F8>
 __device__ __forceinline__ void rows_prepare(const decode_params &p, decode_shared<HD, NT> &mem)
 {
+    const bool has_scale = F8 && p.scales != nullptr && threadIdx.x < 2u * SCALES_NEAR &&
+                           threadIdx.x % SCALES_NEAR < p.n_kv_heads;
+    float scale = 1.0f; /* under way together with the norms */
+    if (has_scale)
+        scale =
+            __ldg(p.scales + threadIdx.x / SCALES_NEAR * p.n_kv_heads + threadIdx.x % SCALES_NEAR);
     uint4 *zeros = reinterpret_cast<uint4 *>(mem.q);
     for (uint32_t i = threadIdx.x; i < (sizeof(mem.q) + sizeof(mem.kv)) / 16u; i += blockDim.x)
         zeros[i] = make_uint4(0, 0, 0, 0);
@@ -218,6 +253,10 @@ __device__ __forceinline__ void rows_prepare(const decode_params &p, decode_shar
         mem.norms[0][d] = p.q_norm != nullptr && d < p.head_dim ? p.q_norm[d] : 0.0f;
         mem.norms[1][d] = p.k_norm != nullptr && d < p.head_dim ? p.k_norm[d] : 0.0f;
     }
+    if (F8 && threadIdx.x < NT * 8u)
+        mem.q_units[threadIdx.x] = 0.0f;
+    if (F8 && threadIdx.x < 2u * SCALES_NEAR)
+        mem.scales[threadIdx.x / SCALES_NEAR][threadIdx.x % SCALES_NEAR] = scale;
 }
 
 } // namespace attention_decode

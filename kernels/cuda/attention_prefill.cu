@@ -24,8 +24,14 @@
  *         order over the blocks of the grid; blocks share nothing, so there is no state in memory
  *         and it does not matter how many of them run at once.
  *
+ * fp8      K and V become bf16, which holds every e4m3 value, on their way through shared memory.
+ *          simple: all threads turn a piece over. fast: a warpgroup more, between producer and
+ *          consumers; two consumers with head_dim 64 too. K's scale goes into that of the scores,
+ *          V's into the result
+ *
  * Launch   simple: grid (tiles of the longest chunk, KV heads, sequences), 128 threads
- *          fast: one block an SM, 384 threads and 194 KiB shared (head_dim 64: 512, 114 KiB)
+ *          fast: one block an SM, 384 threads and 193 KiB shared (head_dim 64: 512, 113 KiB);
+ *          fp8: 512 threads, 225 KiB (head_dim 64: 113 KiB)
  * Cost     4 * head_dim flop for each (row, head, key) pair: bound by the tensor cores
  * Checked  bench/gpu/check_attention_prefill.cu
  * Source   Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608 */
@@ -40,16 +46,17 @@ namespace
 
 using namespace attention_prefill;
 
-/* Boxes of bf16 with 64 columns and 128-byte swizzle. rank 2 or 3; sizes and boxes innermost first,
- * strides (bytes) of all dimensions but the innermost. */
-bool encode_map(CUtensorMap *map, uint32_t rank, const void *base, const cuuint64_t *size,
-                const cuuint64_t *stride_bytes, const cuuint32_t *box)
+/* Boxes of bf16 with 64 columns and 128-byte swizzle, or of bytes as they are. rank 2 or 3; sizes
+ * and boxes innermost first, strides (bytes) of all dimensions but the innermost. */
+bool encode_map(CUtensorMap *map, bool is_f8, uint32_t rank, const void *base,
+                const cuuint64_t *size, const cuuint64_t *stride_bytes, const cuuint32_t *box)
 {
     const cuuint32_t step[3] = {1, 1, 1};
     static const PFN_cuTensorMapEncodeTiled_v12000 encode = map_encode_lookup();
     return encode != nullptr &&
-           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, (void *)base, size, stride_bytes,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+           encode(map, is_f8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                  rank, (void *)base, size, stride_bytes, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  is_f8 ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -57,19 +64,20 @@ bool encode_map(CUtensorMap *map, uint32_t rank, const void *base, const cuuint6
 bool maps_make(const struct cuda_attention_args *args, const prefill_params &p, CUtensorMap *q_map,
                CUtensorMap *kv_map)
 {
-    const uint64_t row_bytes = p.head_dim * 2;
+    const bool is_f8 = args->pool.dtype == OPS_F8;
+    const uint64_t row_bytes = p.head_dim * (is_f8 ? 1 : 2);
     const uint64_t n_rows = (uint64_t)(args->pool.n_blocks - 1) * (p.block_bytes / row_bytes) +
                             (uint64_t)args->pool.n_layers * p.n_kv_heads * 2 * p.block_tokens;
     if (p.block_bytes % row_bytes != 0 || n_rows > INT32_MAX || ((uintptr_t)p.q & 15) != 0 ||
         p.q_stride % 8 != 0)
         return false;
     const cuuint64_t kv_size[2] = {p.head_dim, n_rows}, kv_stride[1] = {row_bytes};
-    const cuuint32_t kv_box[2] = {64, p.block_tokens};
+    const cuuint32_t kv_box[2] = {is_f8 ? p.head_dim : 64, p.block_tokens};
     const cuuint64_t q_size[3] = {p.head_dim, args->n_heads, args->n_rows};
-    const cuuint64_t q_stride[2] = {row_bytes, p.q_stride * 2};
+    const cuuint64_t q_stride[2] = {p.head_dim * 2, p.q_stride * 2};
     const cuuint32_t q_box[3] = {64, p.group, p.tile_tokens};
-    return encode_map(kv_map, 2, p.pool, kv_size, kv_stride, kv_box) &&
-           encode_map(q_map, 3, p.q, q_size, q_stride, q_box);
+    return encode_map(kv_map, is_f8, 2, p.pool, kv_size, kv_stride, kv_box) &&
+           encode_map(q_map, false, 3, p.q, q_size, q_stride, q_box);
 }
 
 /* Lets the kernel use its shared memory: once for each device and kernel. */
@@ -86,29 +94,30 @@ template <typename F> cudaError_t allow_shared(F *kernel, int bytes, std::atomic
     return err;
 }
 
-template <int DIM>
+template <int DIM, bool IS_F8>
 cudaError_t launch_simple(const prefill_params &p, uint32_t rows_max, cudaStream_t stream)
 {
     static std::atomic<uint64_t> allowed;
-    constexpr int BYTES = simple_shared_bytes<DIM>();
-    cudaError_t err = allow_shared(prefill_simple<DIM>, BYTES, &allowed);
+    constexpr int BYTES = simple_shared_bytes<DIM, IS_F8>();
+    cudaError_t err = allow_shared(prefill_simple<DIM, IS_F8>, BYTES, &allowed);
     if (err != cudaSuccess)
         return err;
     dim3 grid((rows_max + p.tile_tokens - 1) / p.tile_tokens, p.n_kv_heads, p.n_seqs);
-    prefill_simple<DIM><<<grid, SIMPLE_THREADS, BYTES, stream>>>(p);
+    prefill_simple<DIM, IS_F8><<<grid, SIMPLE_THREADS, BYTES, stream>>>(p);
     return cudaGetLastError();
 }
 
-template <int DIM>
+template <int DIM, bool IS_F8>
 cudaError_t launch_fast(const prefill_params &p, uint32_t grid, const CUtensorMap &q_map,
                         const CUtensorMap &kv_map, cudaStream_t stream)
 {
     static std::atomic<uint64_t> allowed;
-    constexpr int BYTES = fast_sizes<DIM>::SHARED;
-    cudaError_t err = allow_shared(prefill_fast<DIM>, BYTES, &allowed);
+    constexpr int BYTES = fast_sizes<DIM, IS_F8>::SHARED;
+    cudaError_t err = allow_shared(prefill_fast<DIM, IS_F8>, BYTES, &allowed);
     if (err != cudaSuccess)
         return err;
-    prefill_fast<DIM><<<grid, fast_sizes<DIM>::THREADS, BYTES, stream>>>(p, q_map, kv_map);
+    prefill_fast<DIM, IS_F8>
+        <<<grid, fast_sizes<DIM, IS_F8>::THREADS, BYTES, stream>>>(p, q_map, kv_map);
     return cudaGetLastError();
 }
 
@@ -127,10 +136,19 @@ uint32_t fast_n_sms()
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device);
     if (major != 9 || minor != 0 ||
-        cudaFuncGetAttributes(&attr, prefill_fast<128>) != cudaSuccess || attr.sharedSizeBytes == 0)
+        cudaFuncGetAttributes(&attr, prefill_fast<128, false>) != cudaSuccess ||
+        attr.sharedSizeBytes == 0)
         n_sms = 0;
     known[device].store((uint32_t)n_sms + 1, std::memory_order_relaxed);
     return (uint32_t)n_sms;
+}
+
+/* Rows of a tile of the fast kernel. */
+int fast_rows(const prefill_params &p, bool is_f8)
+{
+    if (p.head_dim == 128)
+        return is_f8 ? fast_sizes<128, true>::ROWS : fast_sizes<128, false>::ROWS;
+    return is_f8 ? fast_sizes<64, true>::ROWS : fast_sizes<64, false>::ROWS;
 }
 
 /* Blocks of the fast kernel's grid when this call can take it, with its maps; 0 when it cannot. */
@@ -143,14 +161,30 @@ uint32_t fast_prepare(const struct cuda_attention_args *args, uint32_t rows_max,
     if (n_sms == 0)
         return 0;
     prefill_params fast = *p;
-    fast.tile_tokens =
-        (p->head_dim == 128 ? fast_sizes<128>::ROWS : fast_sizes<64>::ROWS) / p->group;
+    fast.tile_tokens = (uint32_t)fast_rows(*p, args->pool.dtype == OPS_F8) / p->group;
     if (!maps_make(args, fast, q_map, kv_map))
         return 0;
     *p = fast;
     uint64_t n_tiles =
         (uint64_t)((rows_max + p->tile_tokens - 1) / p->tile_tokens) * p->n_seqs * p->n_kv_heads;
     return n_tiles < n_sms ? (uint32_t)n_tiles : n_sms;
+}
+
+/* The fast kernel where it can be, else the simple one. */
+template <bool IS_F8>
+cudaError_t launch(const struct cuda_attention_args *args, prefill_params &p, uint32_t rows_max,
+                   cudaStream_t stream)
+{
+    CUtensorMap q_map, kv_map;
+    uint32_t grid = fast_prepare(args, rows_max, &p, &q_map, &kv_map);
+    if (grid != 0)
+        return p.head_dim == 128 ? launch_fast<128, IS_F8>(p, grid, q_map, kv_map, stream)
+                                 : launch_fast<64, IS_F8>(p, grid, q_map, kv_map, stream);
+    if (p.head_dim <= 64)
+        return launch_simple<64, IS_F8>(p, rows_max, stream);
+    if (p.head_dim <= 128)
+        return launch_simple<128, IS_F8>(p, rows_max, stream);
+    return launch_simple<256, IS_F8>(p, rows_max, stream);
 }
 
 } // namespace
@@ -183,14 +217,8 @@ extern "C" cudaError_t cuda_attention_prefill(const struct cuda_attention_args *
     p.window = args->window < 1u << 30 ? args->window : 0; /* positions stay below that */
     p.scale_log2 = args->scale * LOG2_E;
 
-    CUtensorMap q_map, kv_map;
-    uint32_t grid = fast_prepare(args, rows_max, &p, &q_map, &kv_map);
-    if (grid != 0)
-        return p.head_dim == 128 ? launch_fast<128>(p, grid, q_map, kv_map, stream)
-                                 : launch_fast<64>(p, grid, q_map, kv_map, stream);
-    if (p.head_dim <= 64)
-        return launch_simple<64>(p, rows_max, stream);
-    if (p.head_dim <= 128)
-        return launch_simple<128>(p, rows_max, stream);
-    return launch_simple<256>(p, rows_max, stream);
+    if (pool->dtype == OPS_F8 && pool->scales != nullptr)
+        p.scales = pool->scales + (uint64_t)args->layer * 2 * pool->n_kv_heads;
+    return pool->dtype == OPS_F8 ? launch<true>(args, p, rows_max, stream)
+                                 : launch<false>(args, p, rows_max, stream);
 }

@@ -2,7 +2,9 @@
 #ifndef KERNELS_CUDA_ATTENTION_PREFILL_FAST_CUH
 #define KERNELS_CUDA_ATTENTION_PREFILL_FAST_CUH
 
+#include "kernels/cuda/attention_prefill_ptx.cuh"
 #include "kernels/cuda/attention_prefill_softmax.cuh"
+#include "kernels/cuda/f8.cuh"
 
 #include <cuda.h>
 
@@ -10,24 +12,29 @@ namespace attention_prefill
 {
 
 /* Shared memory, every plane a multiple of 1 KiB: Q[2] of 64 rows a consumer, K[2] and V[2] of 128
- * rows. A tile of head_dim 128 is two halves of 64 columns, [half][row][64 columns], 128 bytes a
- * row, swizzled by TMA (bits 4-6 of the address are combined with bits 7-9). */
+ * rows; with an fp8 pool also K and V of 128 rows as they are there, [row][DIM]. A tile of head_dim
+ * 128 is two halves of 64 columns, [half][row][64 columns], 128 bytes a row, swizzled by TMA (bits
+ * 4-6 of the address are combined with bits 7-9). */
 
 constexpr int TILE_KEYS = 128, WARPGROUP = 128;
 
 /* Sizes that follow from head_dim and the number of consumer warpgroups. */
-template <int DIM> struct fast_sizes {
-    static constexpr int CONSUMERS = DIM == 64 ? 3 : 2;
-    static constexpr int ROWS = 64 * CONSUMERS, THREADS = WARPGROUP * (1 + CONSUMERS);
+template <int DIM, bool IS_F8> struct fast_sizes {
+    static constexpr int CONSUMERS = DIM == 64 && !IS_F8 ? 3 : 2;
+    static constexpr int PRODUCERS = IS_F8 ? 2 : 1; /* the second one converts */
+    static constexpr int GROUPS = PRODUCERS + CONSUMERS;
+    static constexpr int ROWS = 64 * CONSUMERS, THREADS = WARPGROUP * GROUPS;
     static constexpr int PRODUCER_REGS = CONSUMERS == 2 ? 40 : 32;
-    static constexpr int CONSUMER_REGS = CONSUMERS == 2 ? 232 : 160;
+    static constexpr int CONSUMER_REGS = IS_F8 ? 216 : CONSUMERS == 2 ? 232 : 160;
     static constexpr int HALVES = DIM / 64;
     static constexpr int Q_HALF = ROWS * 128, KV_HALF = TILE_KEYS * 128; /* bytes */
     static constexpr int Q_BYTES = HALVES * Q_HALF, KV_BYTES = HALVES * KV_HALF;
-    static constexpr int SHARED = 2 * Q_BYTES + 4 * KV_BYTES + 1024; /* what alignment may cost */
+    static constexpr int RAW_BYTES = IS_F8 ? TILE_KEYS * DIM : 0;
+    static constexpr int SHARED =
+        2 * Q_BYTES + 4 * KV_BYTES + 2 * RAW_BYTES + 1024; /* what alignment may cost */
     /* The registers that a block starts with must do, or setmaxnreg waits for ever. */
-    static_assert(PRODUCER_REGS + CONSUMERS * CONSUMER_REGS <=
-                  65536 / THREADS / 8 * 8 * (1 + CONSUMERS));
+    static_assert(PRODUCERS * PRODUCER_REGS + CONSUMERS * CONSUMER_REGS <=
+                  65536 / THREADS / 8 * 8 * GROUPS);
 };
 
 /* One unit of work: tokens [row, row + n_tokens) of the batch, for one KV head. */
@@ -45,158 +52,10 @@ struct fast_barriers {
     uint64_t plan_full[2], plan_empty[2];
     fast_tile tile[2]; /* goes with Q */
     fast_tile plan[2]; /* from the planner to the producer */
+    /* From the producer to the converter: K, V; keys of the piece, 0: no more. */
+    uint64_t raw_full[2], raw_empty[2];
+    uint32_t raw_keys[2];
 };
-
-__device__ __forceinline__ void barrier_init(uint64_t *bar, uint32_t count)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(bar)), "r"(count)
-                 : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint64_t *bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_address(bar)) : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(uint64_t *bar, uint32_t bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(bar)),
-                 "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(smem_address(bar)),
-                 "r"(parity)
-                 : "memory");
-}
-
-__device__ __forceinline__ void tma_load_2d(uint32_t dst, const CUtensorMap *map, uint32_t x,
-                                            uint32_t y, uint64_t *bar)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 " [%0], [%1, {%2, %3}], [%4];" ::"r"(dst),
-                 "l"(map), "r"(x), "r"(y), "r"(smem_address(bar))
-                 : "memory");
-}
-
-__device__ __forceinline__ void tma_load_3d(uint32_t dst, const CUtensorMap *map, uint32_t x,
-                                            uint32_t y, uint32_t z, uint64_t *bar)
-{
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(dst),
-                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(smem_address(bar))
-                 : "memory");
-}
-
-/* Ordinary stores before, tensor core or TMA accesses after. */
-__device__ __forceinline__ void fence_async()
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ __forceinline__ void named_sync(uint32_t id, uint32_t n_threads)
-{
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
-}
-
-__device__ __forceinline__ void named_arrive(uint32_t id, uint32_t n_threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
-}
-
-/* Descriptor of an operand in shared memory with 128-byte swizzle and 1 KiB between groups of 8
- * rows. lo: operand_lo() of its first byte, plus 1/16 of an offset. */
-__device__ __forceinline__ uint64_t operand(uint32_t lo)
-{
-    uint64_t descriptor;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(lo), "r"(1024u >> 4 | 1u << 30));
-    return descriptor;
-}
-
-/* leading_bytes: between halves of 64 columns, for an operand whose rows are the summed index. */
-__device__ __forceinline__ uint32_t operand_lo(uint32_t addr, uint32_t leading_bytes)
-{
-    return addr >> 4 | leading_bytes >> 4 << 16;
-}
-
-__device__ __forceinline__ void mma_fence()
-{
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void mma_commit()
-{
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int N> __device__ __forceinline__ void mma_wait()
-{
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-
-/* Keeps the compiler from moving uses of these registers across this point. */
-template <int N> __device__ __forceinline__ void pin(float (&d)[N])
-{
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        asm volatile("" : "+f"(d[i])::"memory");
-}
-
-template <int N> __device__ __forceinline__ void pin(uint32_t (&d)[N])
-{
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        asm volatile("" : "+r"(d[i])::"memory");
-}
-
-#define F8(d, i)                                                                                   \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
-        "+f"(d[i + 6]), "+f"(d[i + 7])
-#define F32(d, i) F8(d, i), F8(d, i + 8), F8(d, i + 16), F8(d, i + 24)
-#define REGS_0_TO_31                                                                               \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
-    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define REGS_32_TO_63                                                                              \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "   \
-    "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-
-/* d[64, 128] = a[64, 16] * b[128, 16] (+ d), both in shared memory, the summed index contiguous. */
-__device__ __forceinline__ void mma_scores(float (&d)[64], uint64_t a, uint64_t b, int has_sum)
-{
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.ne.b32 p, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_0_TO_31
-                 ", " REGS_32_TO_63 "}, %64, %65, p, 1, 1, 0, 0;\n"
-                 "}"
-                 : F32(d, 0), F32(d, 32)
-                 : "l"(a), "l"(b), "r"(has_sum));
-}
-
-/* d[64, DIM] += a[64, 16] * b[16, DIM], a in registers, b in shared memory with columns contiguous.
- */
-__device__ __forceinline__ void mma_values(float (&d)[64], const uint32_t *a, uint64_t b)
-{
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_0_TO_31
-                 ", " REGS_32_TO_63 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-                 : F32(d, 0), F32(d, 32)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ __forceinline__ void mma_values(float (&d)[32], const uint32_t *a, uint64_t b)
-{
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGS_0_TO_31
-                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
-                 : F32(d, 0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
 
 /* Tiles of sequence `seq` whose last row sees more than (level - 1) * TILE_KEYS keys. They are the
  * last ones of the sequence. */
@@ -289,7 +148,7 @@ __device__ fast_tile find_tile(const prefill_params &p, uint32_t rank, uint32_t 
     }
 }
 
-template <int DIM> struct fast_shared : fast_sizes<DIM> {
+template <int DIM, bool IS_F8> struct fast_shared : fast_sizes<DIM, IS_F8> {
     fast_barriers *bars;
     uint32_t base; /* of Q, K, V, 1 KiB aligned */
 
@@ -305,10 +164,14 @@ template <int DIM> struct fast_shared : fast_sizes<DIM> {
     {
         return base + 2 * this->Q_BYTES + (2 + stage) * this->KV_BYTES;
     }
+    __device__ __forceinline__ uint32_t raw(uint32_t is_v) const
+    {
+        return base + 2 * this->Q_BYTES + 4 * this->KV_BYTES + is_v * this->RAW_BYTES;
+    }
 };
 
 /* Loads `n_blocks` blocks of K or V to `dst`; row: of the first token of each in the map. */
-template <int DIM>
+template <int DIM, bool IS_F8>
 __device__ __forceinline__ void load_piece(const CUtensorMap *map, uint32_t dst, uint64_t *bar,
                                            const uint32_t (&row)[2], uint32_t n_blocks,
                                            uint32_t block_tokens)
@@ -317,19 +180,98 @@ __device__ __forceinline__ void load_piece(const CUtensorMap *map, uint32_t dst,
     for (uint32_t i = 0; i < n_blocks; i++)
 #pragma unroll
         for (int half = 0; half < DIM / 64; half++)
-            tma_load_2d(dst + half * fast_sizes<DIM>::KV_HALF + i * block_tokens * 128, map,
+            tma_load_2d(dst + half * fast_sizes<DIM, IS_F8>::KV_HALF + i * block_tokens * 128, map,
                         half * 64, row[i], bar);
+}
+
+/* The same from an fp8 pool, as it is there. By one thread. */
+template <int DIM, bool IS_F8>
+__device__ __forceinline__ void load_raw(const CUtensorMap *map, const fast_shared<DIM, IS_F8> &sh,
+                                         uint32_t is_v, uint32_t n_keys, const uint32_t (&row)[2],
+                                         uint32_t n_blocks, uint32_t block_tokens)
+{
+    sh.bars->raw_keys[is_v] = n_keys;
+    barrier_expect(sh.bars->raw_full + is_v, n_blocks * block_tokens * DIM);
+    for (uint32_t i = 0; i < n_blocks; i++)
+        tma_load_2d(sh.raw(is_v) + i * block_tokens * DIM, map, 0, row[i],
+                    sh.bars->raw_full + is_v);
+}
+
+/* Four pieces of 16 dims, `step` bytes apart. */
+__device__ __forceinline__ void raw_read(uint32_t (&x)[4][4], uint32_t at, uint32_t step)
+{
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x[i][0]), "=r"(x[i][1]), "=r"(x[i][2]), "=r"(x[i][3])
+                     : "r"(at + i * step)
+                     : "memory");
+}
+
+/* One warpgroup, with an fp8 pool: K, V, K, ... of all pieces from bytes to bf16, between producer
+ * and consumers. The rows behind the last key become zeros, see zero_tail. A thread has 16 dims of
+ * a row at a time; of 128 dims, lanes of the second half take the row beside, so that 8 lanes read
+ * from and store to all banks. */
+template <int DIM, bool IS_F8>
+__device__ __forceinline__ void convert(const fast_shared<DIM, IS_F8> &sh)
+{
+    constexpr uint32_t PARTS = DIM / 16, ROWS = WARPGROUP / PARTS, BATCHES = TILE_KEYS / ROWS / 4;
+    const uint32_t part = threadIdx.x % PARTS, row = threadIdx.x % WARPGROUP / PARTS ^ part / 4;
+    const uint32_t src = row * DIM + part * 16;
+    const uint32_t dst = part / 4 * sh.KV_HALF + row * 128 + ((part % 4 * 2) ^ (row % 8)) * 16;
+    for (uint32_t n = 0;; n++) {
+        const uint32_t is_v = n & 1, piece = n >> 1, stage = piece & 1;
+        barrier_wait(sh.bars->raw_full + is_v, piece & 1);
+        const uint32_t n_keys = sh.bars->raw_keys[is_v];
+        if (n_keys == 0)
+            return;
+        barrier_wait((is_v ? sh.bars->v_empty : sh.bars->k_empty) + stage, (piece >> 1 & 1) ^ 1);
+        const uint32_t from = sh.raw(is_v) + src, to = (is_v ? sh.v(stage) : sh.k(stage)) + dst;
+#pragma unroll
+        for (uint32_t batch = 0; batch < BATCHES; batch++) {
+            uint32_t x[4][4];
+            raw_read(x, from + batch * 4 * ROWS * DIM, ROWS * DIM);
+            if (batch == BATCHES - 1) { /* all is read */
+                __syncwarp();
+                if (threadIdx.x % 32 == 0)
+                    barrier_arrive(sh.bars->raw_empty + is_v);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t at = (batch * 4 + i) * ROWS;
+#pragma unroll
+                for (uint32_t half = 0; half < 2; half++)
+                    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"((to ^ half * 16) +
+                                                                                  at * 128),
+                                 "r"(f8_to_bf16<false>(x[i][2 * half])),
+                                 "r"(f8_to_bf16<true>(x[i][2 * half])),
+                                 "r"(f8_to_bf16<false>(x[i][2 * half + 1])),
+                                 "r"(f8_to_bf16<true>(x[i][2 * half + 1]))
+                                 : "memory");
+            }
+        }
+        for (uint32_t at = row; n_keys < TILE_KEYS && at < TILE_KEYS; at += ROWS)
+            for (uint32_t half = 0; half < 2 && at >= n_keys; half++)
+                asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"((to ^ half * 16) +
+                                                                              (at - row) * 128),
+                             "r"(0)
+                             : "memory");
+        fence_async();
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive((is_v ? sh.bars->v_full : sh.bars->k_full) + stage);
+    }
 }
 
 /* Rows [first, 128) of a piece of V become zeros. What lies there may never have been written, and
  * not even a weight of zero hides a NaN. By a whole warp. */
-template <int DIM> __device__ void zero_tail(uint32_t dst, uint32_t first)
+template <int DIM, bool IS_F8> __device__ void zero_tail(uint32_t dst, uint32_t first)
 {
     for (uint32_t i = threadIdx.x % 32; i < (TILE_KEYS - first) * 8; i += 32)
 #pragma unroll
         for (int half = 0; half < DIM / 64; half++)
             asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
-                             dst + half * fast_sizes<DIM>::KV_HALF + first * 128 + i * 16),
+                             dst + half * fast_sizes<DIM, IS_F8>::KV_HALF + first * 128 + i * 16),
                          "r"(0)
                          : "memory");
     fence_async();
@@ -337,8 +279,8 @@ template <int DIM> __device__ void zero_tail(uint32_t dst, uint32_t first)
 }
 
 /* One warp: finds the tiles of this block, ahead of the producer. */
-template <int DIM>
-__device__ __forceinline__ void plan(const prefill_params &p, const fast_shared<DIM> &sh)
+template <int DIM, bool IS_F8>
+__device__ __forceinline__ void plan(const prefill_params &p, const fast_shared<DIM, IS_F8> &sh)
 {
     uint32_t level = 0;
     for (uint32_t seq = threadIdx.x % 32; seq < p.n_seqs; seq += 32)
@@ -367,12 +309,13 @@ __device__ __forceinline__ uint32_t block_row(const prefill_params &p, const fas
 }
 
 /* One warp: feeds Q, K and V of the planned tiles. */
-template <int DIM>
+template <int DIM, bool IS_F8>
 __device__ __forceinline__ void produce(const prefill_params &p, const CUtensorMap *q_map,
-                                        const CUtensorMap *kv_map, const fast_shared<DIM> &sh)
+                                        const CUtensorMap *kv_map,
+                                        const fast_shared<DIM, IS_F8> &sh)
 {
     const bool is_leader = threadIdx.x % 32 == 0;
-    const uint32_t rows_per_block = (uint32_t)(p.block_bytes / (DIM * 2));
+    const uint32_t rows_per_block = (uint32_t)(p.block_bytes / (DIM * (IS_F8 ? 1 : 2)));
     uint32_t n_kv = 0, tail_parity = 0;
 
     for (uint32_t n = 0;; n++) {
@@ -392,8 +335,16 @@ __device__ __forceinline__ void produce(const prefill_params &p, const CUtensorM
                                 tile.kv_head * p.group, tile.row, sh.bars->q_full + slot);
             }
         }
-        if (tile.n_pieces == 0)
+        if (tile.n_pieces == 0) {
+            if (IS_F8) {
+                barrier_wait(sh.bars->raw_empty + 0, (n_kv & 1) ^ 1);
+                if (is_leader) {
+                    sh.bars->raw_keys[0] = 0;
+                    barrier_arrive(sh.bars->raw_full + 0);
+                }
+            }
             return;
+        }
 
         for (uint32_t piece = tile.n_pieces; piece-- > 0; n_kv++) {
             const uint32_t stage = n_kv & 1, kv_parity = (n_kv >> 1 & 1) ^ 1;
@@ -403,20 +354,31 @@ __device__ __forceinline__ void produce(const prefill_params &p, const CUtensorM
             uint32_t row[2];
             row[0] = block_row(p, tile, key, rows_per_block);
             row[1] = n_blocks == 2 ? block_row(p, tile, key + p.block_tokens, rows_per_block) : 0;
+            if constexpr (IS_F8) {
+                for (uint32_t is_v = 0; is_v < 2; is_v++) {
+                    barrier_wait(sh.bars->raw_empty + is_v, (n_kv & 1) ^ 1);
+                    if (is_leader)
+                        load_raw(kv_map, sh, is_v, n_keys, row, n_blocks, p.block_tokens);
+                    row[0] += p.block_tokens; /* V follows K */
+                    row[1] += p.block_tokens;
+                }
+                __syncwarp();
+                continue;
+            }
             barrier_wait(sh.bars->k_empty + stage, kv_parity);
             if (is_leader)
-                load_piece<DIM>(kv_map, sh.k(stage), sh.bars->k_full + stage, row, n_blocks,
-                                p.block_tokens);
+                load_piece<DIM, IS_F8>(kv_map, sh.k(stage), sh.bars->k_full + stage, row, n_blocks,
+                                       p.block_tokens);
             row[0] += p.block_tokens; /* V follows K */
             row[1] += p.block_tokens;
             barrier_wait(sh.bars->v_empty + stage, kv_parity);
             uint64_t *v_bar = n_keys == TILE_KEYS ? sh.bars->v_full + stage : &sh.bars->tail;
             if (is_leader)
-                load_piece<DIM>(kv_map, sh.v(stage), v_bar, row, n_blocks, p.block_tokens);
+                load_piece<DIM, IS_F8>(kv_map, sh.v(stage), v_bar, row, n_blocks, p.block_tokens);
             if (n_keys < TILE_KEYS) {
                 barrier_wait(v_bar, tail_parity);
                 tail_parity ^= 1;
-                zero_tail<DIM>(sh.v(stage), n_keys);
+                zero_tail<DIM, IS_F8>(sh.v(stage), n_keys);
                 if (is_leader)
                     barrier_arrive(sh.bars->v_full + stage);
             }
@@ -428,24 +390,25 @@ __device__ __forceinline__ void produce(const prefill_params &p, const CUtensorM
 }
 
 /* s = Q K^T of the 64 rows of this warpgroup; issued, not waited for. */
-template <int DIM>
+template <int DIM, bool IS_F8>
 __device__ __forceinline__ void issue_scores(float (&s)[64], uint32_t q, uint32_t k)
 {
     const uint32_t q_lo = operand_lo(q, 16), k_lo = operand_lo(k, 16);
     mma_fence();
 #pragma unroll
     for (int i = 0; i < DIM / 16; i++)
-        mma_scores(s, operand(q_lo + (i / 4 * fast_sizes<DIM>::Q_HALF + i % 4 * 32) / 16),
-                   operand(k_lo + (i / 4 * fast_sizes<DIM>::KV_HALF + i % 4 * 32) / 16), i > 0);
+        mma_scores(s, operand(q_lo + (i / 4 * fast_sizes<DIM, IS_F8>::Q_HALF + i % 4 * 32) / 16),
+                   operand(k_lo + (i / 4 * fast_sizes<DIM, IS_F8>::KV_HALF + i % 4 * 32) / 16),
+                   i > 0);
     mma_commit();
 }
 
 /* o += P V; issued, not waited for. */
-template <int DIM>
+template <int DIM, bool IS_F8>
 __device__ __forceinline__ void issue_values(float (&o)[DIM / 2], const uint32_t (&w)[32],
                                              uint32_t v)
 {
-    const uint32_t v_lo = operand_lo(v, fast_sizes<DIM>::KV_HALF);
+    const uint32_t v_lo = operand_lo(v, fast_sizes<DIM, IS_F8>::KV_HALF);
     mma_fence();
 #pragma unroll
     for (int i = 0; i < TILE_KEYS / 16; i++)
@@ -463,7 +426,7 @@ __device__ __forceinline__ void pack_weights(uint32_t (&w)[32], const float (&s)
 
 /* Normalises, goes through this warp's own 16 rows of Q in shared memory (read for the last time by
  * now) and writes whole 16-byte pieces of rows. */
-template <int DIM>
+template <int DIM, bool IS_F8>
 __device__ __forceinline__ void store_tile(const prefill_params &p, const fast_tile &tile,
                                            uint32_t q, uint32_t row_first,
                                            const float (&o)[DIM / 2], const float (&inverse)[2])
@@ -475,7 +438,8 @@ __device__ __forceinline__ void store_tile(const prefill_params &p, const fast_t
 #pragma unroll
         for (int i = 0; i < DIM / 8; i++) {
             uint32_t chunk = (i % 8) ^ (at % 8);
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(q + i / 8 * fast_sizes<DIM>::Q_HALF +
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(q +
+                                                         i / 8 * fast_sizes<DIM, IS_F8>::Q_HALF +
                                                          at * 128 + chunk * 16 + lane % 4 * 4),
                          "r"(pack_bf16(o[i * 4 + row * 2] * inverse[row],
                                        o[i * 4 + row * 2 + 1] * inverse[row]))
@@ -492,7 +456,7 @@ __device__ __forceinline__ void store_tile(const prefill_params &p, const fast_t
         uint4 x;
         asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                     : "r"(q + chunk / 8 * fast_sizes<DIM>::Q_HALF + at * 128 +
+                     : "r"(q + chunk / 8 * fast_sizes<DIM, IS_F8>::Q_HALF + at * 128 +
                            ((chunk % 8) ^ (at % 8)) * 16)
                      : "memory");
         if (token < tile.n_tokens)
@@ -516,9 +480,9 @@ struct fast_cursor {
     uint32_t pos[2];              /* of this thread's rows; padding rows take the last token */
 
     /* Waits for the next tile and stands before its last piece; false when there is none. */
-    template <int DIM>
-    __device__ __forceinline__ bool next_tile(const prefill_params &p, const fast_shared<DIM> &sh,
-                                              uint32_t row)
+    template <int DIM, bool IS_F8>
+    __device__ __forceinline__ bool next_tile(const prefill_params &p,
+                                              const fast_shared<DIM, IS_F8> &sh, uint32_t row)
     {
         n_tiles = uniform(n_tiles);
         n_kv = uniform(n_kv);
@@ -542,14 +506,14 @@ struct fast_cursor {
 };
 
 /* Ends a tile: o goes to `out` and the tile's Q slot back to the producer. */
-template <int DIM>
-__device__ __forceinline__ void end_tile(const prefill_params &p, const fast_shared<DIM> &sh,
+template <int DIM, bool IS_F8>
+__device__ __forceinline__ void end_tile(const prefill_params &p, const fast_shared<DIM, IS_F8> &sh,
                                          uint32_t id, uint32_t slot, const float (&o)[DIM / 2],
                                          const float (&inverse)[2])
 {
     const uint32_t row_first = id * 64 + threadIdx.x / 32 % 4 * 16;
     named_sync(1 + sh.CONSUMERS + id, WARPGROUP); /* all four warps are done with Q */
-    store_tile<DIM>(p, sh.bars->tile[slot], sh.q(slot), row_first, o, inverse);
+    store_tile<DIM, IS_F8>(p, sh.bars->tile[slot], sh.q(slot), row_first, o, inverse);
     fence_async(); /* TMA writes Q next */
     __syncwarp();
     if (threadIdx.x % 32 == 0)
@@ -559,8 +523,8 @@ __device__ __forceinline__ void end_tile(const prefill_params &p, const fast_sha
 /* One of the consumer warpgroups: rows [64 * id, 64 * id + 64) of every tile. The pieces of all
  * tiles form one stream: the scores of a tile's first piece are issued together with the values of
  * the last piece of the tile before, whose output is stored while others use the tensor cores. */
-template <int DIM>
-__device__ __forceinline__ void consume(const prefill_params &p, const fast_shared<DIM> &sh,
+template <int DIM, bool IS_F8>
+__device__ __forceinline__ void consume(const prefill_params &p, const fast_shared<DIM, IS_F8> &sh,
                                         uint32_t id)
 {
     constexpr uint32_t TURN = 1, TURN_THREADS = 2 * WARPGROUP;
@@ -569,24 +533,27 @@ __device__ __forceinline__ void consume(const prefill_params &p, const fast_shar
     const uint32_t turn_next = TURN + (id + 1) % sh.CONSUMERS;
     float s[64] = {}, o[DIM / 2], alpha[2], inverse[2];
     uint32_t w[32];
+    float scale_log2 = p.scale_log2;
     softmax_rows softmax;
     fast_cursor at = {};
     if (id == sh.CONSUMERS - 1)
         named_arrive(TURN + 0, TURN_THREADS); /* the first turn is consumer 0's */
 
     if (at.next_tile(p, sh, row)) {
+        if (IS_F8)
+            scale_log2 = p.scale_log2 * kv_scale<IS_F8>(p, sh.bars->tile[0].kv_head, 0);
         at.key -= TILE_KEYS;
         at.n_left--;
         barrier_wait(sh.bars->k_full + 0, 0);
         pin(s);
-        issue_scores<DIM>(s, sh.q(0) + id * 64 * 128, sh.k(0));
+        issue_scores<DIM, IS_F8>(s, sh.q(0) + id * 64 * 128, sh.k(0));
         mma_wait<0>();
         pin(s);
         if (lane == 0)
             barrier_arrive(sh.bars->k_empty + 0);
         mask_scores(s, at.key + column, at.pos, p.window);
         softmax.init();
-        softmax.step(s, p.scale_log2, alpha);
+        softmax.step(s, scale_log2, alpha);
         pack_weights(w, s);
         at.n_kv = 1;
 #pragma unroll
@@ -606,21 +573,24 @@ __device__ __forceinline__ void consume(const prefill_params &p, const fast_shar
             pin(s);
             pin(w);
             pin(o);
-            issue_scores<DIM>(s, sh.q(at.n_tiles - 1 & 1) + id * 64 * 128, sh.k(k_stage));
+            issue_scores<DIM, IS_F8>(s, sh.q(at.n_tiles - 1 & 1) + id * 64 * 128, sh.k(k_stage));
             barrier_wait(sh.bars->v_full + v_stage, v_parity);
-            issue_values<DIM>(o, w, sh.v(v_stage));
+            issue_values<DIM, IS_F8>(o, w, sh.v(v_stage));
             named_arrive(turn_next, TURN_THREADS);
             mma_wait<1>();
             pin(s);
             if (lane == 0)
                 barrier_arrive(sh.bars->k_empty + k_stage);
             if (is_switch) {
-                softmax.inverses(p, sh.bars->tile[at.n_tiles & 1].kv_head, row, inverse);
+                softmax.inverses<IS_F8>(p, sh.bars->tile[at.n_tiles & 1].kv_head, row, inverse);
                 softmax.init();
+                if (IS_F8)
+                    scale_log2 = p.scale_log2 *
+                                 kv_scale<IS_F8>(p, sh.bars->tile[at.n_tiles - 1 & 1].kv_head, 0);
             }
             if (at.needs_mask(p.window))
                 mask_scores(s, at.key + column, at.pos, p.window);
-            softmax.step(s, p.scale_log2, alpha);
+            softmax.step(s, scale_log2, alpha);
             pin(s);
             /* Never true. The assembler would move the whole softmax behind the wait below, which
              * it takes for cheap; it does not move it across a branch that needs its result. */
@@ -633,7 +603,7 @@ __device__ __forceinline__ void consume(const prefill_params &p, const fast_shar
                 barrier_arrive(sh.bars->v_empty + v_stage);
             at.n_kv++;
             if (is_switch) {
-                end_tile<DIM>(p, sh, id, at.n_tiles & 1, o, inverse);
+                end_tile<DIM, IS_F8>(p, sh, id, at.n_tiles & 1, o, inverse);
 #pragma unroll
                 for (int i = 0; i < DIM / 2; i++)
                     o[i] = 0.0f;
@@ -648,11 +618,11 @@ __device__ __forceinline__ void consume(const prefill_params &p, const fast_shar
         const uint32_t v_stage = at.n_kv - 1 & 1;
         barrier_wait(sh.bars->v_full + v_stage, at.n_kv - 1 >> 1 & 1);
         pin(o);
-        issue_values<DIM>(o, w, sh.v(v_stage));
-        softmax.inverses(p, sh.bars->tile[at.n_tiles & 1].kv_head, row, inverse);
+        issue_values<DIM, IS_F8>(o, w, sh.v(v_stage));
+        softmax.inverses<IS_F8>(p, sh.bars->tile[at.n_tiles & 1].kv_head, row, inverse);
         mma_wait<0>();
         pin(o);
-        end_tile<DIM>(p, sh, id, at.n_tiles & 1, o, inverse);
+        end_tile<DIM, IS_F8>(p, sh, id, at.n_tiles & 1, o, inverse);
     }
     if (id == 0)
         named_sync(TURN + 0, TURN_THREADS); /* takes the turn that nobody needs */
@@ -661,8 +631,8 @@ __device__ __forceinline__ void consume(const prefill_params &p, const fast_shar
 #endif /* sm_90a */
 
 /* On other architectures an empty kernel, told from the real one by its lack of barriers. */
-template <int DIM>
-__global__ void __launch_bounds__(fast_sizes<DIM>::THREADS, 1)
+template <int DIM, bool IS_F8>
+__global__ void __launch_bounds__(fast_sizes<DIM, IS_F8>::THREADS, 1)
     prefill_fast(const __grid_constant__ prefill_params p,
                  const __grid_constant__ CUtensorMap q_map,
                  const __grid_constant__ CUtensorMap kv_map)
@@ -670,12 +640,16 @@ __global__ void __launch_bounds__(fast_sizes<DIM>::THREADS, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ __align__(1024) uint8_t shared[];
     __shared__ fast_barriers bars;
-    const fast_shared<DIM> sh = {{}, &bars, (smem_address(shared) + 1023) / 1024 * 1024};
+    const fast_shared<DIM, IS_F8> sh = {{}, &bars, (smem_address(shared) + 1023) / 1024 * 1024};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             barrier_init(bars.q_full + i, 1);
-            barrier_init(bars.k_full + i, 1);
-            barrier_init(bars.v_full + i, 1);
+            barrier_init(bars.k_full + i, IS_F8 ? 4 : 1);
+            barrier_init(bars.v_full + i, IS_F8 ? 4 : 1);
+            if (IS_F8) {
+                barrier_init(bars.raw_full + i, 1);
+                barrier_init(bars.raw_empty + i, 4);
+            }
             barrier_init(bars.plan_full + i, 1);
             barrier_init(bars.plan_empty + i, 1);
             barrier_init(bars.q_empty + i, sh.CONSUMERS * 4);
@@ -692,12 +666,15 @@ __global__ void __launch_bounds__(fast_sizes<DIM>::THREADS, 1)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(sh.PRODUCER_REGS));
         const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
         if (warp == 0)
-            produce<DIM>(p, &q_map, &kv_map, sh);
+            produce<DIM, IS_F8>(p, &q_map, &kv_map, sh);
         else if (warp == 1)
-            plan<DIM>(p, sh);
+            plan<DIM, IS_F8>(p, sh);
+    } else if (warpgroup < sh.PRODUCERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(sh.PRODUCER_REGS));
+        convert<DIM, IS_F8>(sh);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(sh.CONSUMER_REGS));
-        consume<DIM>(p, sh, warpgroup - 1);
+        consume<DIM, IS_F8>(p, sh, warpgroup - sh.PRODUCERS);
     }
 #endif
 }

@@ -3,18 +3,20 @@
 #define KERNELS_CUDA_ATTENTION_PREFILL_SIMPLE_CUH
 
 #include "kernels/cuda/attention_prefill_softmax.cuh"
+#include "kernels/cuda/f8.cuh"
 
 namespace attention_prefill
 {
 
 /* Shared memory: Q, K, V, each [64][DIM + 8]; 16 bytes of padding a row keep ldmatrix free of bank
- * conflicts. DIM is head_dim rounded up to 64, 128 or 256, the rest filled with zeros. */
+ * conflicts. DIM is head_dim rounded up to 64, 128 or 256, the rest filled with zeros. With an fp8
+ * pool K and V come to two more places, [64][DIM] bytes, and go from there to theirs as bf16. */
 
 constexpr int SIMPLE_ROWS = 64, SIMPLE_KEYS = 64, SIMPLE_THREADS = 128;
 
-template <int DIM> constexpr int simple_shared_bytes()
+template <int DIM, bool IS_F8> constexpr int simple_shared_bytes()
 {
-    return 3 * 64 * (DIM + 8) * 2;
+    return 3 * 64 * (DIM + 8) * 2 + (IS_F8 ? 2 * SIMPLE_KEYS * DIM : 0);
 }
 
 /* 16 bytes, or zeros. */
@@ -45,27 +47,46 @@ __device__ __forceinline__ void mma_16x8x16(float *d, const uint32_t (&a)[4], ui
 }
 
 /* Starts the copy of keys or values [first, first + 64) of one sequence; positions outside
- * [begin, end) become zeros and their block is not looked up. */
-template <int DIM>
+ * [begin, end) become zeros and their block is not looked up. fp8: dst [64][DIM] bytes. */
+template <int DIM, bool IS_F8>
 __device__ __forceinline__ void simple_load(const prefill_params &p, uint32_t dst,
                                             const uint32_t *table, uint64_t plane_offset,
                                             uint32_t first, uint32_t begin, uint32_t end)
 {
-    constexpr int CHUNKS = DIM / 8;
+    constexpr int PER_CHUNK = IS_F8 ? 16 : 8, BYTES = IS_F8 ? 1 : 2, CHUNKS = DIM / PER_CHUNK;
+    constexpr int PITCH = IS_F8 ? DIM : DIM + 8;
 #pragma unroll 4
     for (int i = threadIdx.x; i < SIMPLE_KEYS * CHUNKS; i += SIMPLE_THREADS) {
         uint32_t token = i / CHUNKS, chunk = i % CHUNKS, pos = first + token;
-        bool is_there = pos >= begin && pos < end && chunk * 8 < p.head_dim;
+        bool is_there = pos >= begin && pos < end && chunk * PER_CHUNK < p.head_dim;
         const uint8_t *src = p.pool;
         if (is_there)
             src += table[pos / p.block_tokens] * p.block_bytes + plane_offset +
-                   ((pos % p.block_tokens) * p.head_dim + chunk * 8) * 2;
-        copy_async(dst + (token * (DIM + 8) + chunk * 8) * 2, src, is_there);
+                   ((pos % p.block_tokens) * p.head_dim + chunk * PER_CHUNK) * BYTES;
+        copy_async(dst + (token * PITCH + chunk * PER_CHUNK) * BYTES, src, is_there);
     }
     copy_commit();
 }
 
-template <int DIM>
+/* What simple_load has brought of an fp8 pool, as bf16. Barriers around it are the caller's. */
+template <int DIM> __device__ __forceinline__ void simple_convert(uint32_t dst, uint32_t raw)
+{
+#pragma unroll 2
+    for (int i = threadIdx.x; i < SIMPLE_KEYS * DIM / 8; i += SIMPLE_THREADS) {
+        uint32_t token = i / (DIM / 8), chunk = i % (DIM / 8), low, high;
+        asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
+                     : "=r"(low), "=r"(high)
+                     : "r"(raw + i * 8)
+                     : "memory");
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(
+                         dst + (token * (DIM + 8) + chunk * 8) * 2),
+                     "r"(f8_to_bf16<false>(low)), "r"(f8_to_bf16<true>(low)),
+                     "r"(f8_to_bf16<false>(high)), "r"(f8_to_bf16<true>(high))
+                     : "memory");
+    }
+}
+
+template <int DIM, bool IS_F8>
 __global__ void __launch_bounds__(SIMPLE_THREADS)
     prefill_simple(const __grid_constant__ prefill_params p)
 {
@@ -85,9 +106,12 @@ __global__ void __launch_bounds__(SIMPLE_THREADS)
         p.window != 0 && pos_first + 1 > p.window ? pos_first + 1 - p.window : 0;
     const uint32_t kv_begin = kv_seen / SIMPLE_KEYS * SIMPLE_KEYS;
     const uint32_t *table = p.block_table + (uint64_t)seq * p.table_stride;
-    const uint64_t plane_bytes = (uint64_t)p.block_tokens * p.head_dim * 2;
+    const uint64_t plane_bytes = (uint64_t)p.block_tokens * p.head_dim * (IS_F8 ? 1 : 2);
     const uint64_t k_plane = ((uint64_t)p.layer * p.n_kv_heads + kv_head) * 2 * plane_bytes;
     const uint32_t q_s = smem_address(shared), k_s = q_s + TILE_BYTES, v_s = k_s + TILE_BYTES;
+    const uint32_t k_raw = IS_F8 ? v_s + TILE_BYTES : k_s;
+    const uint32_t v_raw = IS_F8 ? k_raw + SIMPLE_KEYS * DIM : v_s;
+    const float scale_log2 = p.scale_log2 * kv_scale<IS_F8>(p, kv_head, 0);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     for (int i = threadIdx.x; i < SIMPLE_ROWS * (DIM / 8); i += SIMPLE_THREADS) {
@@ -99,7 +123,7 @@ __global__ void __launch_bounds__(SIMPLE_THREADS)
                    (kv_head * p.group + row % p.group) * p.head_dim + chunk * 8;
         copy_async(q_s + (row * STRIDE + chunk * 8) * 2, src, is_there);
     }
-    simple_load<DIM>(p, k_s, table, k_plane, kv_begin, kv_seen, kv_end);
+    simple_load<DIM, IS_F8>(p, k_raw, table, k_plane, kv_begin, kv_seen, kv_end);
 
     uint32_t pos[2]; /* padding rows take the last token: any row with a key to see will do */
     for (int row = 0; row < 2; row++)
@@ -112,9 +136,13 @@ __global__ void __launch_bounds__(SIMPLE_THREADS)
     const uint32_t v_lane = v_s + ((lane % 16) * STRIDE + lane / 16 * 8) * 2;
 
     for (uint32_t key = kv_begin; key < kv_end; key += SIMPLE_KEYS) {
-        simple_load<DIM>(p, v_s, table, k_plane + plane_bytes, key, kv_seen, kv_end);
+        simple_load<DIM, IS_F8>(p, v_raw, table, k_plane + plane_bytes, key, kv_seen, kv_end);
         copy_wait<1>();
         __syncthreads(); /* Q and K are there */
+        if (IS_F8) {
+            simple_convert<DIM>(k_s, k_raw);
+            __syncthreads();
+        }
         float s[SIMPLE_KEYS / 2] = {};
 #pragma unroll
         for (int k = 0; k < DIM / 16; k++) {
@@ -129,17 +157,21 @@ __global__ void __launch_bounds__(SIMPLE_THREADS)
         }
         __syncthreads(); /* K is read */
         if (key + SIMPLE_KEYS < kv_end)
-            simple_load<DIM>(p, k_s, table, k_plane, key + SIMPLE_KEYS, kv_seen, kv_end);
+            simple_load<DIM, IS_F8>(p, k_raw, table, k_plane, key + SIMPLE_KEYS, kv_seen, kv_end);
         else
             copy_commit(); /* the count of groups stays the same */
         mask_scores(s, key + lane % 4 * 2, pos, p.window);
         float alpha[2];
-        softmax.step(s, p.scale_log2, alpha);
+        softmax.step(s, scale_log2, alpha);
 #pragma unroll
         for (int i = 0; i < DIM / 2; i++)
             o[i] *= alpha[i / 2 % 2];
         copy_wait<1>();
         __syncthreads(); /* V is there */
+        if (IS_F8) {
+            simple_convert<DIM>(v_s, v_raw);
+            __syncthreads();
+        }
 #pragma unroll
         for (int k = 0; k < SIMPLE_KEYS / 16; k++) {
             const float *x = s + k * 8;
@@ -156,7 +188,7 @@ __global__ void __launch_bounds__(SIMPLE_THREADS)
     }
 
     float inverse[2];
-    softmax.inverses(p, kv_head, warp * 16 + lane / 4, inverse);
+    softmax.inverses<IS_F8>(p, kv_head, warp * 16 + lane / 4, inverse);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         uint32_t at = warp * 16 + lane / 4 + row * 8, token = at / p.group;

@@ -56,7 +56,17 @@ struct prefill_params {
     uint32_t tile_tokens; /* tokens of one tile: T */
     uint32_t window;
     float scale_log2; /* scale * log2(e) */
+    /* fp8: of K of the layer's heads; V's are n_kv_heads further; NULL: all 1 */
+    const float *scales;
 };
+
+/* The scale of K (is_v 0) or V of a KV head: K's goes into the scale of the scores, V's into the
+ * result. */
+template <bool IS_F8>
+__device__ __forceinline__ float kv_scale(const prefill_params &p, uint32_t kv_head, uint32_t is_v)
+{
+    return IS_F8 && p.scales != nullptr ? __ldg(p.scales + is_v * p.n_kv_heads + kv_head) : 1.0f;
+}
 
 /* Online softmax of two rows a thread, `row` 0 and 1 of each accumulator group of four values:
  * (row 0: two columns) (row 1: two columns). Replaces scores by exp2 of them, and returns the
@@ -98,7 +108,8 @@ struct softmax_rows {
         }
     }
 
-    /* 1 / (sum of the row, with its sink), for rows `row` and `row` + 8 of a tile. */
+    /* V's scale / (sum of the row, with its sink), for rows `row` and `row` + 8 of a tile. */
+    template <bool IS_F8>
     __device__ __forceinline__ void inverses(const prefill_params &p, uint32_t kv_head,
                                              uint32_t row, float (&out_inverse)[2]) const
     {
@@ -107,9 +118,10 @@ struct softmax_rows {
             float total = quad_sum(sum[i]);
             if (p.sinks != nullptr) {
                 float sink = p.sinks[kv_head * p.group + (row + i * 8) % p.group];
-                total += exp2_fast(fmaf(sink, LOG2_E, -max[i] * p.scale_log2));
+                float scale_log2 = p.scale_log2 * kv_scale<IS_F8>(p, kv_head, 0);
+                total += exp2_fast(fmaf(sink, LOG2_E, -max[i] * scale_log2));
             }
-            out_inverse[i] = 1.0f / total;
+            out_inverse[i] = kv_scale<IS_F8>(p, kv_head, 1) / total;
         }
     }
 };

@@ -4,11 +4,23 @@
 #include "kernels/cuda/cuda_ops.h"
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/f8.cuh"
 
 #include <math_constants.h>
 
 namespace
 {
+
+struct f8 {
+    uint8_t bits;
+};
+
+__device__ float to_f32(f8 v)
+{
+    return __half2float(__ushort_as_half(f8_to_f16<false>(v.bits) & 0xffff));
+}
+
+using ::to_f32;
 
 constexpr uint32_t KEYS = 128; /* = threads: one key a thread, then one dimension a thread */
 
@@ -33,8 +45,11 @@ template <typename T, typename P> __global__ void attention_kernel(attention_arg
     const char *pool = (const char *)a.pool.base;
     if (pos == OPS_NO_POSITION)
         return;
+    const bool is_f8 = sizeof(P) == 1; /* K's scale goes into q, V's into the result */
+    const float q_scale = is_f8 ? a.scale * f8_kv_scale(a.pool, a.layer, kv_head, 0) : a.scale;
+    const float v_scale = is_f8 ? f8_kv_scale(a.pool, a.layer, kv_head, 1) : 1.0f;
     for (uint32_t d = t; d < dim; d += KEYS)
-        q[d] = to_f32(((const T *)a.q)[row * a.q_stride + (uint64_t)head * dim + d]) * a.scale;
+        q[d] = to_f32(((const T *)a.q)[row * a.q_stride + (uint64_t)head * dim + d]) * q_scale;
     __syncthreads();
     uint32_t first = a.window > 0 && pos >= a.window ? pos - a.window + 1 : 0;
     float peak = -CUDART_INF_F, sum = 0.0f, out[2] = {0.0f, 0.0f};
@@ -70,7 +85,7 @@ template <typename T, typename P> __global__ void attention_kernel(attention_arg
     for (uint32_t i = 0; i < 2; i++)
         if (t + i * KEYS < dim)
             ((T *)a.out)[row * a.out_stride + (uint64_t)head * dim + t + i * KEYS] =
-                from_f32<T>(out[i] / sum);
+                from_f32<T>(out[i] / sum * v_scale);
 }
 
 } // namespace
@@ -82,6 +97,10 @@ cudaError_t cuda_attention_simple(const struct attention_args *args, cudaStream_
         attention_kernel<__nv_bfloat16, __nv_bfloat16><<<grid, KEYS, 0, stream>>>(*args);
     else if (args->dtype == OPS_F32 && args->pool.dtype == OPS_F32)
         attention_kernel<float, float><<<grid, KEYS, 0, stream>>>(*args);
+    else if (args->dtype == OPS_BF16 && args->pool.dtype == OPS_F8)
+        attention_kernel<__nv_bfloat16, f8><<<grid, KEYS, 0, stream>>>(*args);
+    else if (args->dtype == OPS_F32 && args->pool.dtype == OPS_F8)
+        attention_kernel<float, f8><<<grid, KEYS, 0, stream>>>(*args);
     else
         return cudaErrorInvalidValue;
     return cudaGetLastError();

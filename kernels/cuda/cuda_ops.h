@@ -52,7 +52,7 @@ struct cuda_attention_args {
     const struct attention_fresh *fresh; /* host memory, cuda_attention_decode only; see ops.h */
     void *out;
     uint64_t out_stride;
-    struct ops_kv_pool pool; /* OPS_BF16 */
+    struct ops_kv_pool pool; /* OPS_BF16, OPS_F8 */
     uint32_t layer, n_heads;
     uint32_t window; /* positions seen, the row's own included; 0: all */
     float scale;
@@ -66,18 +66,18 @@ struct cuda_attention_args {
  * and all layers use its result.
  * The plan holds for calls with the same seqs, window, n_heads, shape of the pool and n_sms: layers
  * with another window need a plan of their own. Any head_dim of kernels/ops.h and any number of
- * heads per KV head; fast (sm_90) for a head_dim that is a multiple of 64, up to 16 heads per KV
- * head. q and out 4-byte aligned, plan and workspace 16-byte, blocks of the pool 16-byte; strides
- * even. The same inputs give the same bits, but a sequence's bits depend on the lengths beside it
- * (they move the cuts).
+ * heads per KV head; fast (sm_90) for a head_dim that is a multiple of 64 (fp8: 64, 128, 256), up
+ * to 16 heads per KV head. q and out 4-byte aligned, plan and workspace 16-byte, blocks of the pool
+ * 16-byte; strides even. The same inputs give the same bits, but a sequence's bits depend on the
+ * lengths beside it (they move the cuts).
  * fresh      q and cos_sin may be made by kernels between the plan's and this one. All else it
  *            reads before the kernel ahead has ended, so it is there when the plan's starts: the
- *            block table, K and V of the positions before the last, the norms. The bits, of out
- *            and in the pool, are those of cuda_qkv and of a call without fresh behind it
- * plan       cuda_decode_plan_bytes(n_seqs_max) bytes; made by cuda_decode_plan or cuda_step_input
- * workspace  cuda_decode_workspace_bytes() bytes, zeroed once before its first use; each call
- *            leaves its counters zero, so calls that follow each other on a stream share it
- * Checked    bench/gpu/check_attention_decode.cu */
+ *            block table, K and V of the positions before the last, the norms, the pool's scales.
+ *            The bits, of out and in the pool, are those of cuda_qkv and of a call without fresh
+ * behind it plan       cuda_decode_plan_bytes(n_seqs_max) bytes; made by cuda_decode_plan or
+ * cuda_step_input workspace  cuda_decode_workspace_bytes() bytes, zeroed once before its first use;
+ * each call leaves its counters zero, so calls that follow each other on a stream share it Checked
+ * bench/gpu/check_attention_decode.cu */
 size_t cuda_decode_plan_bytes(uint32_t n_seqs_max);
 size_t cuda_decode_workspace_bytes(uint32_t n_seqs_max, uint32_t n_heads, uint32_t head_dim,
                                    uint32_t n_sms);
@@ -97,7 +97,8 @@ cudaError_t cuda_step_input(const struct step_input_args *args, const struct cud
 
 /* Prefill: any number of rows a sequence. rows_max: most rows that a sequence may have, known to
  * the host (sizes the grid). Fast for block_tokens 64 and 128, head_dim 64 and 128 on sm_90; right
- * for all that kernels/ops.h allows. Rows of q and out start at multiples of 16 bytes. */
+ * for all that kernels/ops.h allows. An fp8 pool becomes bf16 in shared memory, exactly. Rows of q
+ * and out start at multiples of 16 bytes. */
 cudaError_t cuda_attention_prefill(const struct cuda_attention_args *args, uint32_t rows_max,
                                    cudaStream_t stream);
 

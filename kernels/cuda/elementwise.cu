@@ -3,8 +3,7 @@
 #include "kernels/cuda/cuda_ops.h"
 
 #include "kernels/cuda/common.cuh"
-
-#include <cuda_fp8.h>
+#include "kernels/cuda/f8.cuh"
 
 /* What does not fit becomes 448. */
 template <> __device__ inline __nv_fp8_e4m3 from_f32<__nv_fp8_e4m3>(float v)
@@ -210,12 +209,16 @@ template <typename X> void rmsnorm_from(const rmsnorm_args *a, cudaStream_t stre
 
 /* ---- rope, qkv, kv_write ---- */
 
+/* inverse: 1 / scale of an fp8 pool. */
 template <typename T>
-__device__ void kv_store(const ops_kv_pool &pool, uint64_t offset, uint32_t d, T value)
+__device__ void kv_store(const ops_kv_pool &pool, uint64_t offset, uint32_t d, T value,
+                         float inverse)
 {
     char *at = (char *)pool.base + offset;
     if (pool.dtype == OPS_BF16)
         ((bf16 *)at)[d] = from_f32<bf16>(to_f32(value));
+    else if (pool.dtype == OPS_F8)
+        ((uint8_t *)at)[d] = f8_from_f32(to_f32(value) * inverse);
     else
         ((float *)at)[d] = to_f32(value);
 }
@@ -274,8 +277,10 @@ template <typename T> __global__ void qkv_kernel(qkv_args a)
     const uint32_t *table = a.rows.block_table + (uint64_t)a.rows.seq[row] * a.rows.table_stride;
     uint32_t kv_head = is_v ? head - a.n_heads - n_kv : head - a.n_heads;
     uint64_t offset = kv_row_offset(a.pool, table, a.layer, kv_head, pos, is_v);
+    float inverse =
+        a.pool.dtype == OPS_F8 ? 1.0f / f8_kv_scale(a.pool, a.layer, kv_head, is_v) : 1.0f;
     for (uint32_t d = lane; d < dim; d += 32)
-        kv_store(a.pool, offset, d, h[d]);
+        kv_store(a.pool, offset, d, h[d], inverse);
 }
 
 /* ---- bias, silu_mul ---- */

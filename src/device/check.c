@@ -155,9 +155,9 @@ static bool is_block_tokens(uint32_t n)
 
 static bool is_pool_valid(const struct ops_kv_pool *pool, uint32_t layer)
 {
-    return is_weight_dtype(pool->dtype) && is_aligned64(pool->base) && pool->n_blocks > 0 &&
-           pool->n_kv_heads > 0 && layer < pool->n_layers && pool->head_dim > 0 &&
-           pool->head_dim % 16 == 0 && pool->head_dim <= OPS_HEAD_DIM_MAX &&
+    return (is_weight_dtype(pool->dtype) || pool->dtype == OPS_F8) && is_aligned64(pool->base) &&
+           pool->n_blocks > 0 && pool->n_kv_heads > 0 && layer < pool->n_layers &&
+           pool->head_dim > 0 && pool->head_dim % 16 == 0 && pool->head_dim <= OPS_HEAD_DIM_MAX &&
            is_block_tokens(pool->block_tokens) && pool->block_bytes % 64 == 0 &&
            pool->block_bytes >= ops_kv_block_bytes(pool);
 }

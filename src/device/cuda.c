@@ -446,6 +446,8 @@ static enum status device_attention(struct device *dev, const struct attention_a
         return ST_UNSUPPORTED;
     if (args->dtype != OPS_BF16)
         return cuda_status(cuda_attention_simple(args, cuda->stream), "attention");
+    if (args->pool.dtype == OPS_F32)
+        return ST_UNSUPPORTED;
     struct cuda_attention_args a = attention_of(args);
     if (is_decode(args))
         return cuda_status(cuda_attention_decode(&a, cuda->n_sms, cuda->plans[args->window != 0],

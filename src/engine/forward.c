@@ -92,7 +92,8 @@ static struct ops_kv_pool kv_pool_of(const struct transformer *t)
                                 .n_kv_heads = g->kv_heads,
                                 .block_tokens = g->block_tokens,
                                 .head_dim = g->head_dim,
-                                .dtype = t->weights.dtype};
+                                .dtype = t->kv_dtype,
+                                .scales = t->weights.kv_scales};
 }
 
 /* q, k, v of the rows; unless the pass is fresh, rotated and with k and v in the pool. */

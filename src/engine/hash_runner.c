@@ -274,7 +274,8 @@ static enum status hash_describe(const struct runner_opts *opts, struct runner *
                                        .layer_count = opts->hash_layer_count,
                                        .kv_heads = 1,
                                        .head_dim = 1,
-                                       .elem_bytes = 8};
+                                       .elem_bytes = 8,
+                                       .dtype = "hash"};
     r->info.vocab_size = opts->hash_vocab_size;
     r->info.max_context_tokens = opts->max_context_tokens > 0 ? opts->max_context_tokens : 8192;
     uint64_t id = hash_combine(hash_combine(GEOMETRY_KIND_HASH, opts->hash_layer_count),

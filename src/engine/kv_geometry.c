@@ -2,6 +2,8 @@
 
 #include "base/hash.h"
 
+#include <string.h>
+
 #define BLOCK_BYTES_MAX (1ull << 30)
 
 enum status kv_geometry_finish(struct kv_geometry *g, uint32_t kind)
@@ -9,7 +11,9 @@ enum status kv_geometry_finish(struct kv_geometry *g, uint32_t kind)
     uint64_t bytes = 2; /* K and V */
     const uint32_t factors[] = {g->block_tokens, g->kv_heads, g->head_dim, g->elem_bytes,
                                 g->layer_count};
-    g->layout_hash = hash_mix64(kind);
+    if (g->dtype == NULL)
+        return ST_INVALID;
+    g->layout_hash = hash_combine(hash_mix64(kind), hash_bytes(g->dtype, strlen(g->dtype)));
     for (unsigned i = 0; i < 5; i++) {
         if (factors[i] == 0)
             return ST_INVALID;

@@ -11,12 +11,13 @@
 struct kv_geometry {
     uint32_t block_tokens, layer_count, kv_heads, head_dim;
     uint32_t elem_bytes;
+    const char *dtype;    /* of an element: "f32", "bf16", "fp8", "hash"; static */
     uint64_t layer_bytes; /* span of one layer of a block */
     uint64_t block_bytes; /* layer_count * layer_bytes */
     uint64_t layout_hash; /* of all the above, for handshakes */
 };
 
-/* Fills the derived fields from the first five. `kind` tells layouts of different runners apart.
+/* Fills the derived fields from the first six. `kind` tells layouts of different runners apart.
  * ST_INVALID: a field is zero. ST_TOO_LARGE: a block passes 1 GiB. */
 enum status kv_geometry_finish(struct kv_geometry *g, uint32_t kind);
 

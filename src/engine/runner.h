@@ -17,6 +17,9 @@
 enum runner_kind { RUNNER_TRANSFORMER, RUNNER_HASH };
 enum load_format { LOAD_AUTO, LOAD_DUMMY };
 enum load_dtype { LOAD_DTYPE_AUTO, LOAD_DTYPE_BF16, LOAD_DTYPE_F32 };
+/* Of the KV cache; auto: fp8 if the model asks for it and the device has it, else as the weights.
+ */
+enum kv_dtype { KV_DTYPE_AUTO, KV_DTYPE_BF16, KV_DTYPE_F32, KV_DTYPE_FP8 };
 
 struct runner_opts {
     enum runner_kind kind;
@@ -24,6 +27,7 @@ struct runner_opts {
     const char *cache_dir;  /* see device_ops.gemm_prepare; read during create only */
     enum load_format load_format;
     enum load_dtype dtype;
+    enum kv_dtype kv_dtype;
     enum device_kind device; /* the transformer's; the hash runner computes on the CPU */
     uint64_t seed;           /* dummy weights */
     uint32_t block_tokens;
@@ -43,8 +47,9 @@ struct runner_info {
     uint32_t vocab_size, max_context_tokens;
     uint32_t n_eos;
     uint32_t eos[8];
-    struct hash128 model_hash;     /* identity of configuration and weights */
+    struct hash128 model_hash;     /* identity of configuration, weights and KV dtype */
     struct hash128 tokenizer_hash; /* of the bytes of tokenizer.json; zero without one */
+    bool kv_unscaled; /* the KV cache is fp8, and the model brings no scales: they are 1 */
 };
 
 /* What runner_create would make. */

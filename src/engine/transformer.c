@@ -82,6 +82,11 @@ static enum status scratch_make(struct transformer *t)
     return st;
 }
 
+static const char *dtype_name(enum ops_dtype dtype)
+{
+    return dtype == OPS_F32 ? "f32" : dtype == OPS_BF16 ? "bf16" : "fp8";
+}
+
 static enum ops_dtype dtype_choose(const struct runner_opts *opts, const struct model_desc *d)
 {
     if (opts->dtype == LOAD_DTYPE_F32)
@@ -90,6 +95,34 @@ static enum ops_dtype dtype_choose(const struct runner_opts *opts, const struct 
         return OPS_BF16;
     /* A config.json without a number format means float32, as it does to its writers. */
     return d->dtype == MODEL_DTYPE_BF16 || d->dtype == MODEL_DTYPE_F16 ? OPS_BF16 : OPS_F32;
+}
+
+/* A device that is not the host's reads K and V in the format of q, or in fp8 beside bf16. */
+static bool has_kv_dtype(const struct device_ops *ops, enum ops_dtype weights, enum ops_dtype kv)
+{
+    if (ops == NULL || ops->is_host) /* NULL: nothing will be computed, only measured */
+        return true;
+    enum ops_dtype act = ops->activation(weights);
+    return kv == act || (kv == OPS_F8 && act == OPS_BF16);
+}
+
+static enum status kv_dtype_choose(struct transformer *t, const struct runner_opts *opts,
+                                   enum ops_dtype weights, struct text_error err)
+{
+    const struct device_ops *ops = device_ops_get(opts->device);
+    bool is_asked = t->desc.kv_fp8 && has_kv_dtype(ops, weights, OPS_F8);
+    t->kv_dtype = opts->kv_dtype == KV_DTYPE_FP8    ? OPS_F8
+                  : opts->kv_dtype == KV_DTYPE_BF16 ? OPS_BF16
+                  : opts->kv_dtype == KV_DTYPE_F32  ? OPS_F32
+                  : is_asked                        ? OPS_F8
+                                                    : weights;
+    return has_kv_dtype(ops, weights, t->kv_dtype)
+               ? ST_OK
+               : text_error_set(
+                     err, ST_UNSUPPORTED,
+                     "kv.dtype %s does not go with weights in %s on %s: use auto, or fp8 "
+                     "with bf16",
+                     dtype_name(t->kv_dtype), dtype_name(weights), ops->name);
 }
 
 /* First half of the SHA-256 of tokenizer.json, zero without one. A file that is there but cannot be
@@ -110,24 +143,26 @@ static enum status tokenizer_identify(const char *dir, struct hash128 *out, stru
     return ST_OK;
 }
 
-/* model_hash: identity of all that decides a token: mathematics, weights, number format. */
+/* model_hash: identity of all that decides a token: mathematics, weights, number formats. */
 static void info_fill(struct transformer *t, const uint8_t weights_id[32])
 {
-    uint8_t parts[66], digest[32];
+    uint8_t parts[67], digest[32];
     struct runner_info *info = &t->base.info;
     model_desc_hash(&t->desc, parts);
     memcpy(parts + 32, weights_id, 32);
     parts[64] = (uint8_t)t->weights.dtype;
     parts[65] = (uint8_t)t->weights.matrix_dtype; /* fp8 is not computed as its bf16 values are */
+    parts[66] = (uint8_t)t->kv_dtype;
     hash_sha256(parts, sizeof(parts), digest);
     memcpy(info->model_hash.bytes, digest, sizeof(info->model_hash.bytes));
     info->vocab_size = t->desc.n_vocab;
+    info->kv_unscaled = t->kv_dtype == OPS_F8 && t->weights.kv_scales == NULL;
     info->n_eos = t->desc.n_eos;
     memcpy(info->eos, t->desc.eos, sizeof(info->eos));
 }
 
 static enum status sizes_set(struct transformer *t, const struct runner_opts *opts,
-                             enum ops_dtype dtype, struct text_error err)
+                             struct text_error err)
 {
     const struct model_desc *d = &t->desc;
     if (opts->block_tokens < 16 || opts->block_tokens > OPS_BLOCK_TOKENS_MAX ||
@@ -156,7 +191,8 @@ static enum status sizes_set(struct transformer *t, const struct runner_opts *op
                                             .layer_count = d->n_layers,
                                             .kv_heads = d->n_kv_heads,
                                             .head_dim = d->head_dim,
-                                            .elem_bytes = ops_dtype_bytes(dtype)};
+                                            .elem_bytes = ops_dtype_bytes(t->kv_dtype),
+                                            .dtype = dtype_name(t->kv_dtype)};
     enum status st = kv_geometry_finish(&t->base.geometry, GEOMETRY_KIND_TRANSFORMER);
     return st == ST_OK ? ST_OK
                        : text_error_set(err, st, "a KV block of this shape is %s", status_text(st));
@@ -174,15 +210,20 @@ static enum status transformer_describe(struct transformer *t, const struct runn
     if (st != ST_OK)
         return st;
     const struct device_ops *ops = device_ops_get(opts->device);
+    const enum ops_dtype dtype = dtype_choose(opts, &t->desc);
+    st = kv_dtype_choose(t, opts, dtype, err);
+    if (st != ST_OK)
+        return st;
     *out_load = (struct model_load_opts){.dir = opts->model_path,
                                          .dummy = opts->load_format == LOAD_DUMMY,
                                          .seed = opts->seed,
-                                         .dtype = dtype_choose(opts, &t->desc),
+                                         .dtype = dtype,
                                          .keep_fp8 = opts->dtype == LOAD_DTYPE_AUTO &&
                                                      ops != NULL && ops->has_fp8,
+                                         .kv_fp8 = t->kv_dtype == OPS_F8,
                                          .on_progress = opts->on_progress,
                                          .progress_arg = opts->progress_arg};
-    return sizes_set(t, opts, out_load->dtype, err);
+    return sizes_set(t, opts, err);
 }
 
 /* Rows up to which decode steps run with fused gemms. */

@@ -32,6 +32,7 @@ struct transformer {
     struct device *dev;
     struct model_weights weights;
     enum ops_dtype act; /* of h, qkv, attn, gate_up, sampled */
+    enum ops_dtype kv_dtype;
     uint32_t layer_groups, max_seqs, max_tokens, table_stride;
     uint32_t qkv_cols, q_cols;
     float *x, *delta, *inv_freq;    /* [max_tokens, hidden] twice, [head_dim / 2] */

@@ -408,25 +408,58 @@ enum status model_desc_parse(const char *config, size_t config_bytes, const char
     return r.st;
 }
 
+enum status model_desc_add_quant(const char *text, size_t bytes, struct model_desc *desc,
+                                 struct text_error err)
+{
+    struct desc_reader r = {.file = "hf_quant_config.json", .err = err, .st = ST_OK};
+    struct model_desc added = *desc;
+    cJSON *root = parse_object(&r, text, bytes);
+    if (root != NULL)
+        desc_read_hf_quant(&r, root, &added);
+    cJSON_Delete(root);
+    if (r.st == ST_OK)
+        *desc = added;
+    return r.st;
+}
+
+/* *out_text stays NULL when there is no such file. */
+static enum status read_optional(const char *dir, const char *name, char **out_text,
+                                 size_t *out_bytes, struct text_error err)
+{
+    char path[FILE_PATH_BYTES];
+    enum status st = file_path_join(dir, name, path, err);
+    if (st == ST_OK)
+        st = file_read(path, CONFIG_BYTES_MAX, out_text, out_bytes, err);
+    if (st != ST_NOT_FOUND)
+        return st;
+    if (err.bytes > 0)
+        err.text[0] = '\0'; /* which is no error */
+    return ST_OK;
+}
+
 enum status model_desc_load(const char *dir, struct model_desc *out_desc, struct text_error err)
 {
     char path[FILE_PATH_BYTES];
-    char *config = NULL, *generation = NULL;
-    size_t config_bytes = 0, generation_bytes = 0;
+    char *config = NULL, *generation = NULL, *quant = NULL;
+    size_t config_bytes = 0, generation_bytes = 0, quant_bytes = 0;
+    struct model_desc desc;
     enum status st = file_path_join(dir, "config.json", path, err);
     if (st == ST_OK)
         st = file_read(path, CONFIG_BYTES_MAX, &config, &config_bytes, err);
     if (st == ST_OK)
-        st = file_path_join(dir, "generation_config.json", path, err);
-    if (st == ST_OK) {
-        st = file_read(path, CONFIG_BYTES_MAX, &generation, &generation_bytes, err);
-        if (st == ST_NOT_FOUND)
-            st = ST_OK;
-    }
+        st = read_optional(dir, "generation_config.json", &generation, &generation_bytes, err);
     if (st == ST_OK)
-        st = model_desc_parse(config, config_bytes, generation, generation_bytes, out_desc, err);
+        st = model_desc_parse(config, config_bytes, generation, generation_bytes, &desc, err);
+    bool is_told = st == ST_OK && (desc.weight_scaling != MODEL_SCALE_NONE || desc.kv_fp8);
+    if (st == ST_OK && !is_told)
+        st = read_optional(dir, "hf_quant_config.json", &quant, &quant_bytes, err);
+    if (st == ST_OK && quant != NULL)
+        st = model_desc_add_quant(quant, quant_bytes, &desc, err);
+    if (st == ST_OK)
+        *out_desc = desc;
     free(config);
     free(generation);
+    free(quant);
     return st;
 }
 

@@ -60,6 +60,7 @@ struct model_desc {
     float inv_freq[OPS_HEAD_DIM_MAX / 2]; /* [head_dim / 2], scaling applied */
     enum model_dtype dtype;
     enum model_scaling weight_scaling;
+    bool kv_fp8; /* the files ask for a KV cache in fp8, whose scales they may bring */
     /* bit 1 << enum model_matrix: config.json names that matrix of the layer, or a part of it, as
      * not quantised. A hint for dummy weights: otherwise the tensors tell. */
     uint8_t layer_plain[MODEL_LAYERS_MAX];
@@ -74,8 +75,12 @@ struct model_desc {
 enum status model_desc_parse(const char *config, size_t config_bytes, const char *generation,
                              size_t generation_bytes, struct model_desc *out_desc,
                              struct text_error err);
-/* The same from the files in `dir`; generation_config.json may be missing. Also ST_NOT_FOUND,
- * ST_IO, ST_TOO_LARGE (1 MiB). */
+/* Adds what the text of hf_quant_config.json says, to a desc whose config.json did not speak of
+ * quantisation; with weights in fp8 or a KV cache in fp8 alone. Errors as model_desc_parse. */
+enum status model_desc_add_quant(const char *text, size_t bytes, struct model_desc *desc,
+                                 struct text_error err);
+/* All from the files in `dir`; generation_config.json and hf_quant_config.json may be missing. Also
+ * ST_NOT_FOUND, ST_IO, ST_TOO_LARGE (1 MiB). */
 enum status model_desc_load(const char *dir, struct model_desc *out_desc, struct text_error err);
 
 /* Parameters in all layers, embeddings and head (tied ones once). */

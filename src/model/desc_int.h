@@ -28,7 +28,9 @@ const char *desc_read_string(struct desc_reader *r, const cJSON *object, const c
 
 /* Fills rope, rope_theta, rope_attn_scale, inv_freq and, for YaRN, a longer max_positions. */
 void desc_read_rope(struct desc_reader *r, const cJSON *config, struct model_desc *desc);
-/* Fills weight_scaling and layer_plain; needs n_layers. */
+/* Fills weight_scaling, layer_plain and kv_fp8 from config.json; needs n_layers. */
 void desc_read_quantization(struct desc_reader *r, const cJSON *config, struct model_desc *desc);
+/* The same from hf_quant_config.json. */
+void desc_read_hf_quant(struct desc_reader *r, const cJSON *root, struct model_desc *desc);
 
 #endif

@@ -1,5 +1,6 @@
 #include "model/load_int.h"
 
+#include "base/buf.h"
 #include "base/hash.h"
 
 #include <math.h>
@@ -295,18 +296,34 @@ static enum status load_all(struct loader *l)
         st = load_layer(l, i);
     if (st == ST_OK)
         st = load_norm(l, "model.norm.weight", l->desc->hidden, &w->final_norm);
+    if (st == ST_OK)
+        st = loader_kv_scales(l);
     w->head = w->embed;
     if (st == ST_OK && !l->desc->tied_embeddings)
         st = load_table(l, "", "lm_head", true, &w->head);
     return st;
 }
 
+/* Of tensors the files' hash has only a sample; a scale changes every value of its head. */
 static enum status identity(struct loader *l, uint8_t out[32])
 {
-    if (l->set != NULL)
-        return safetensors_identity(l->set, out);
-    hash_sha256(&l->opts->seed, sizeof(l->opts->seed), out);
-    return ST_OK;
+    const size_t bytes = (size_t)l->desc->n_layers * 2 * l->desc->n_kv_heads * sizeof(float);
+    struct buf parts;
+    if (l->set == NULL) {
+        hash_sha256(&l->opts->seed, sizeof(l->opts->seed), out);
+        return ST_OK;
+    }
+    enum status st = safetensors_identity(l->set, out);
+    if (st != ST_OK || l->kv_scales == NULL)
+        return st;
+    buf_init(&parts, 32 + bytes);
+    st = buf_append(&parts, out, 32);
+    if (st == ST_OK)
+        st = buf_append(&parts, l->kv_scales, bytes);
+    if (st == ST_OK)
+        hash_sha256(parts.data, parts.len, out);
+    buf_deinit(&parts);
+    return st;
 }
 
 /* The files' headers, then all that the model has. */

@@ -37,7 +37,9 @@ struct model_weights {
     void *embed; /* packed [n_vocab, hidden] */
     void *head;  /* the same, or embed when tied */
     float *final_norm;
-    void **allocs; /* everything taken from the device */
+    float *kv_scales; /* of an fp8 KV cache, as struct ops_kv_pool has them; NULL: the files have
+                         none, or it is not fp8 */
+    void **allocs;    /* everything taken from the device */
     uint32_t n_allocs, allocs_max;
 };
 
@@ -47,6 +49,7 @@ struct model_load_opts {
     uint64_t seed;
     enum ops_dtype dtype; /* OPS_BF16 or OPS_F32 */
     bool keep_fp8;        /* device_ops.has_fp8, and wanted; with OPS_BF16 only */
+    bool kv_fp8;          /* the KV cache will be fp8: read its scales */
     void (*on_progress)(void *arg, uint32_t permille); /* optional */
     void *progress_arg;
 };
@@ -54,8 +57,8 @@ struct model_load_opts {
 /* ST_NOT_FOUND: a tensor or file is missing; ST_INVALID: a tensor has another shape, or is no part
  * of the model; ST_UNSUPPORTED: a tensor's dtype, or parts of one matrix that are
  * quantised differently; ST_NO_MEMORY; else as safetensors_open_dir.
- * out_identity: hash of names, dtypes, shapes and a sample of the contents; of seed and dtype when
- * dummy. */
+ * out_identity: hash of names, dtypes, shapes and a sample of the contents, and of the scales of
+ * the KV cache, where they are read; of seed and dtype when dummy. */
 enum status model_load(struct device *dev, const struct model_desc *desc,
                        const struct model_load_opts *opts, struct model_weights *out,
                        uint8_t out_identity[32], struct text_error err);

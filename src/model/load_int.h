@@ -1,4 +1,5 @@
-/* Inside of the weight loader: load.c walks over the model, load_matrix.c packs one matrix. */
+/* Inside of the weight loader: load.c walks over the model, load_matrix.c packs one matrix,
+ * load_kv.c reads the scales of the KV cache. */
 #ifndef MODEL_LOAD_INT_H
 #define MODEL_LOAD_INT_H
 
@@ -25,6 +26,7 @@ struct loader {
     uint32_t permille;
     uint64_t tensor_seed;
     struct loader_source *sources;
+    float *kv_scales; /* one of the sources; NULL: none */
     struct text_error err;
 };
 
@@ -77,5 +79,9 @@ struct matrix_load {
 enum status loader_matrix(struct loader *l, struct matrix_load *f);
 /* What the files' scales become for gemm. */
 enum ops_scaling loader_scaling(const struct model_desc *desc);
+
+/* Reads the scales of the KV cache when it will be fp8; otherwise only knows them for a part of the
+ * model. */
+enum status loader_kv_scales(struct loader *l);
 
 #endif

@@ -1,15 +1,18 @@
-/* quantization_config of a config.json: how fp8 weights (e4m3) are scaled. Three writers' forms are
- * read; whatever else they can express is refused by name.
+/* quantization_config of a config.json: how fp8 weights (e4m3) are scaled, and whether the KV cache
+ * is to be fp8. Four writers' forms are read; whatever else they can express is refused by name.
  *
  *   quant_method          scales of w[n, k]                        activations
  *   "compressed-tensors"  weight_scale [1], [n, 1] or blocks       input_activations
  *   "fp8"                 weight_scale [1] or weight_scale_inv     activation_scheme
  *                         [ceil(n / 128), ceil(k / 128)]
  *   "fbgemm_fp8"          weight_scale [n, 1]                      always dynamic
+ *   "modelopt"            weight_scale [1]                         static
  *
  * Activations are scaled by what is in them, whether the file asks for that ("dynamic") or brings
- * scales of its own ("static"), which are coarser. Source: the compressed-tensors library, and the
- * quantizers of Hugging Face transformers. */
+ * scales of its own ("static"), which are coarser. kv_cache_scheme asks for static scales of K and
+ * V, one a layer or one a head (load_kv.c). Older files of the last writer say all this in
+ * hf_quant_config.json. Source: the compressed-tensors library, the quantizers of Hugging Face
+ * transformers, and the exporter of the Model Optimizer. */
 #include "model/desc_int.h"
 
 #include <stdlib.h>
@@ -114,6 +117,23 @@ static void want_fp8(struct desc_reader *r, const char *name, const cJSON *args)
         refuse(r, name, args);
 }
 
+/* An object like those of weights, or the word "static" of older files. */
+static void read_kv_scheme(struct desc_reader *r, const cJSON *scheme, struct model_desc *desc)
+{
+    const cJSON *strategy = json_get(scheme, "strategy"), *dynamic = json_get(scheme, "dynamic");
+    bool is_empty = cJSON_IsObject(scheme) && scheme->child == NULL;
+    if (scheme == NULL || is_empty)
+        return;
+    desc->kv_fp8 = true;
+    if (is_string(scheme, "static"))
+        return;
+    want_fp8(r, Q "kv_cache_scheme", scheme);
+    if (strategy != NULL && !is_string(strategy, "tensor"))
+        want_string(r, Q "kv_cache_scheme.strategy", strategy, "attn_head");
+    if (dynamic != NULL && !cJSON_IsFalse(dynamic))
+        refuse(r, Q "kv_cache_scheme.dynamic", dynamic);
+}
+
 static enum model_scaling read_strategy(struct desc_reader *r, const cJSON *weights)
 {
     const cJSON *strategy = json_get(weights, "strategy");
@@ -151,6 +171,8 @@ static enum model_scaling read_group(struct desc_reader *r, const cJSON *group)
 static void read_compressed_tensors(struct desc_reader *r, const cJSON *q, struct model_desc *desc)
 {
     const cJSON *groups = json_get(q, "config_groups");
+    if (desc->kv_fp8 && cJSON_IsObject(groups) && groups->child == NULL)
+        return; /* of the KV cache alone */
     want_string(r, Q "format", json_get(q, "format"), "float-quantized");
     if (!cJSON_IsObject(groups) || cJSON_GetArraySize(groups) != 1)
         desc_fail(r, ST_UNSUPPORTED, "field \"" Q "config_groups\" must be an object of one group");
@@ -183,6 +205,33 @@ static void read_fbgemm(struct desc_reader *r, const cJSON *q, struct model_desc
     read_ignored(r, Q "modules_to_not_convert", json_get(q, "modules_to_not_convert"), desc);
 }
 
+static void read_modelopt(struct desc_reader *r, const cJSON *q, struct model_desc *desc)
+{
+    want_string(r, Q "quant_algo", json_get(q, "quant_algo"), "FP8");
+    desc->weight_scaling = MODEL_SCALE_TENSOR;
+    read_ignored(r, Q "ignore", json_get(q, "ignore"), desc);
+}
+
+/* {"producer": {...}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8",
+ * "exclude_modules": [...]}}; an algorithm that is null or absent: not quantised. */
+void desc_read_hf_quant(struct desc_reader *r, const cJSON *root, struct model_desc *desc)
+{
+    const cJSON *q = json_get(root, "quantization");
+    const cJSON *weights = json_get(q, "quant_algo"), *kv = json_get(q, "kv_cache_quant_algo");
+    if (!cJSON_IsObject(q)) {
+        desc_fail(r, ST_INVALID, "field \"quantization\" must be an object");
+        return;
+    }
+    if (kv != NULL)
+        want_string(r, "quantization.kv_cache_quant_algo", kv, "FP8");
+    desc->kv_fp8 = kv != NULL;
+    if (weights == NULL)
+        return;
+    want_string(r, "quantization.quant_algo", weights, "FP8");
+    desc->weight_scaling = MODEL_SCALE_TENSOR;
+    read_ignored(r, "quantization.exclude_modules", json_get(q, "exclude_modules"), desc);
+}
+
 void desc_read_quantization(struct desc_reader *r, const cJSON *config, struct model_desc *desc)
 {
     static const struct {
@@ -192,6 +241,7 @@ void desc_read_quantization(struct desc_reader *r, const cJSON *config, struct m
         {"compressed-tensors", read_compressed_tensors},
         {"fp8", read_fp8},
         {"fbgemm_fp8", read_fbgemm},
+        {"modelopt", read_modelopt},
     };
     const cJSON *q = json_get(config, "quantization_config");
     const cJSON *method = json_get(q, "quant_method");
@@ -202,7 +252,7 @@ void desc_read_quantization(struct desc_reader *r, const cJSON *config, struct m
                   "field \"quantization_config\" must be an object that names its quant_method");
         return;
     }
-    want_nothing(r, Q "kv_cache_scheme", json_get(q, "kv_cache_scheme"));
+    read_kv_scheme(r, json_get(q, "kv_cache_scheme"), desc);
     for (uint32_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         if (is_string(method, methods[i].name)) {
             methods[i].read(r, q, desc);
@@ -210,8 +260,7 @@ void desc_read_quantization(struct desc_reader *r, const cJSON *config, struct m
         }
     }
     desc_fail(r, ST_UNSUPPORTED,
-              "field \"" Q
-              "quant_method\": \"%.40s\" is not supported (compressed-tensors, fp8 and "
-              "fbgemm_fp8 are, with 8-bit floating point weights)",
+              "field \"" Q "quant_method\": \"%.40s\" is not supported (compressed-tensors, fp8, "
+              "fbgemm_fp8 and modelopt are, with 8-bit floating point weights)",
               method->valuestring);
 }

@@ -69,6 +69,35 @@ static bool tokenizer_fits(const struct router *r, const struct wire_hello *hell
            hash128_equal(&hello->tokenizer_hash, &own);
 }
 
+/* "": no worker is up. */
+static void kv_dtype_served(const struct router *r, char out[WIRE_NAME_BYTES])
+{
+    struct router_worker_view view;
+    out[0] = '\0';
+    for (uint32_t i = 0; i < ROUTER_WORKERS_MAX && out[0] == '\0'; i++)
+        if (router_core_worker_view(r->core, 0, i, &view) && view.up)
+            memcpy(out, view.hello.kv_dtype, sizeof(view.hello.kv_dtype));
+}
+
+/* Once for each reason: the worker comes again and again. */
+static void refusal_log(struct link *link, const struct wire_hello *hello, enum status st)
+{
+    char served[WIRE_NAME_BYTES];
+    if (strcmp(link->refused, status_name(st)) == 0)
+        return;
+    snprintf(link->refused, sizeof(link->refused), "%s", status_name(st));
+    kv_dtype_served(link->router, served);
+    if (st == ST_MISMATCH && served[0] != '\0' && strcmp(served, hello->kv_dtype) != 0)
+        log_error("worker refused: its KV cache has another number format, set kv.dtype alike",
+                  LOG_STR("worker", hello->name), LOG_STR("kv_dtype", hello->kv_dtype),
+                  LOG_STR("kv_dtype_of_others", served));
+    else
+        log_error("worker refused: its version, model, tokenizer or layout does not fit",
+                  LOG_STR("worker", hello->name), LOG_STR("status", status_name(st)),
+                  LOG_U64("version_min", hello->version_min),
+                  LOG_U64("version_max", hello->version_max));
+}
+
 static void link_hello(struct link *link, const struct wire_hello *hello)
 {
     struct router *r = link->router;
@@ -86,16 +115,11 @@ static void link_hello(struct link *link, const struct wire_hello *hello)
             r->api.limits.context_tokens = hello->max_context_tokens;
         log_info("worker ready", LOG_STR("worker", hello->name),
                  LOG_STR("role", wire_role_name(hello->role)),
-                 LOG_U64("blocks", hello->pool.block_count),
+                 LOG_U64("blocks", hello->pool.block_count), LOG_STR("kv_dtype", hello->kv_dtype),
                  LOG_STR("transport", hello->transport[0] != '\0' ? hello->transport : "none"));
         return;
     }
-    if (strcmp(link->refused, status_name(st)) != 0)
-        log_error("worker refused: its version, model, tokenizer or layout does not fit",
-                  LOG_STR("worker", hello->name), LOG_STR("status", status_name(st)),
-                  LOG_U64("version_min", hello->version_min),
-                  LOG_U64("version_max", hello->version_max));
-    snprintf(link->refused, sizeof(link->refused), "%s", status_name(st));
+    refusal_log(link, hello, st);
     conn_close(link->conn);
     link->backoff_ms = BACKOFF_MAX_MS;
     link_reset(link);

@@ -116,6 +116,7 @@ static void metrics_gather(struct router *r)
             continue;
         n_up[v.hello.role - WIRE_ROLE_PREFILL]++;
         metric_set(M_kv_blocks_total, v.hello.name, v.hello.pool.block_count);
+        metric_set(M_kv_block_bytes, v.hello.name, (double)v.hello.pool.block_bytes);
         metric_set(M_kv_blocks_free, v.hello.name, v.stats.blocks_free);
         metric_set(M_kv_blocks_quarantined, v.hello.name, v.stats.blocks_quarantined);
         metric_set(M_worker_running, v.hello.name, v.stats.running);
@@ -152,13 +153,15 @@ static enum status status_worker(const struct router_worker_view *v, struct buf 
     return buf_printf(
         out,
         "{\"name\":\"%s\",\"role\":\"%s\",\"health\":\"%s\",\"pid\":%u,\"transport\":\"%s\","
+        "\"kv_dtype\":\"%s\",\"block_bytes\":%llu,"
         "\"running\":%u,\"waiting\":%u,\"reserved\":%u,\"inflight\":%u,\"blocks_total\":%u,"
         "\"blocks_free\":%u,\"blocks_cached\":%u,\"blocks_quarantined\":%u,\"steps\":%llu,"
         "\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"cached_tokens\":%llu,\"preemptions\":%llu,"
         "\"transfer_bytes\":%llu,\"transfer_failures\":%llu}",
         v->hello.name, wire_role_name(v->hello.role), worker_health(v), v->hello.pid,
-        v->hello.transport, s->running, s->waiting, s->reserved, v->inflight, s->blocks_total,
-        s->blocks_free, s->blocks_cached, s->blocks_quarantined, (unsigned long long)s->steps,
+        v->hello.transport, v->hello.kv_dtype, (unsigned long long)v->hello.pool.block_bytes,
+        s->running, s->waiting, s->reserved, v->inflight, s->blocks_total, s->blocks_free,
+        s->blocks_cached, s->blocks_quarantined, (unsigned long long)s->steps,
         (unsigned long long)s->prompt_tokens, (unsigned long long)s->output_tokens,
         (unsigned long long)s->cached_tokens, (unsigned long long)s->preemptions,
         (unsigned long long)s->transfer_bytes, (unsigned long long)s->transfer_failures);

@@ -32,18 +32,18 @@ static void print_table(const cJSON *root)
     printf("model %s   requests running %.0f, waiting %.0f   retries %.0f, workers lost %.0f\n\n",
            text_of(root, "model"), number_of(router, "running"), number_of(router, "waiting"),
            number_of(router, "retries"), number_of(router, "workers_lost"));
-    printf("%-14s %-8s %-9s %8s %8s %8s %20s %12s\n", "worker", "role", "health", "running",
-           "waiting", "reserved", "blocks used/total", "quarantined");
+    printf("%-14s %-8s %-9s %8s %8s %8s %6s %20s %12s\n", "worker", "role", "health", "running",
+           "waiting", "reserved", "kv", "blocks used/total", "quarantined");
     cJSON_ArrayForEach(worker, json_get(root, "workers"))
     {
         char blocks[32];
         double total = number_of(worker, "blocks_total");
         snprintf(blocks, sizeof(blocks), "%.0f/%.0f", total - number_of(worker, "blocks_free"),
                  total);
-        printf("%-14s %-8s %-9s %8.0f %8.0f %8.0f %20s %12.0f\n", text_of(worker, "name"),
+        printf("%-14s %-8s %-9s %8.0f %8.0f %8.0f %6s %20s %12.0f\n", text_of(worker, "name"),
                text_of(worker, "role"), text_of(worker, "health"), number_of(worker, "running"),
-               number_of(worker, "waiting"), number_of(worker, "reserved"), blocks,
-               number_of(worker, "blocks_quarantined"));
+               number_of(worker, "waiting"), number_of(worker, "reserved"),
+               text_of(worker, "kv_dtype"), blocks, number_of(worker, "blocks_quarantined"));
     }
 }
 

@@ -198,6 +198,7 @@ static void codec_hello(struct codec *c, struct wire_hello *m)
     codec_u32(c, &m->queue_max);
     codec_name(c, m->name);
     codec_name(c, m->transport);
+    codec_name(c, m->kv_dtype);
     codec_bytes(c, &m->blob, &m->blob_bytes, WIRE_BLOB_BYTES_MAX);
 }
 

@@ -24,8 +24,8 @@
 #include <stdint.h>
 
 #define WIRE_MAGIC             0x444e5944u /* "DYND" read as little endian */
-#define WIRE_VERSION_MIN       1u
-#define WIRE_VERSION_MAX       1u
+#define WIRE_VERSION_MIN       2u
+#define WIRE_VERSION_MAX       2u
 #define WIRE_HEADER_BYTES      24u
 #define WIRE_PAYLOAD_BYTES_MAX (16u << 20)
 #define WIRE_NAME_BYTES        64u   /* NUL included */
@@ -93,6 +93,7 @@ struct wire_hello {
     uint32_t vocab_size, queue_max;
     char name[WIRE_NAME_BYTES];
     char transport[WIRE_NAME_BYTES]; /* "" when the worker has none */
+    char kv_dtype[WIRE_NAME_BYTES];  /* for messages to people: layout_hash and model_hash decide */
     const uint8_t *blob;             /* [blob_bytes] opaque transport export */
     uint32_t blob_bytes;
 };

@@ -2,6 +2,21 @@
 
 #include "wire/wire.h"
 
+static enum kv_dtype kv_dtype_of(enum config_kv_dtype dtype)
+{
+    switch (dtype) {
+    case CONFIG_KV_DTYPE_BF16:
+        return KV_DTYPE_BF16;
+    case CONFIG_KV_DTYPE_F32:
+        return KV_DTYPE_F32;
+    case CONFIG_KV_DTYPE_FP8:
+        return KV_DTYPE_FP8;
+    case CONFIG_KV_DTYPE_AUTO:
+        break;
+    }
+    return KV_DTYPE_AUTO;
+}
+
 void worker_plan_runner(const struct config *config, struct runner_opts *out_opts)
 {
     const struct config *c = config;
@@ -13,6 +28,7 @@ void worker_plan_runner(const struct config *config, struct runner_opts *out_opt
         .dtype = c->model.dtype == CONFIG_DTYPE_F32    ? LOAD_DTYPE_F32
                  : c->model.dtype == CONFIG_DTYPE_BF16 ? LOAD_DTYPE_BF16
                                                        : LOAD_DTYPE_AUTO,
+        .kv_dtype = kv_dtype_of(c->kv.dtype),
         .seed = c->model.seed,
         .block_tokens = c->kv.block_tokens,
         .max_batch_tokens = c->scheduler.max_batch_tokens,

@@ -156,6 +156,7 @@ static enum status worker_core_open(struct worker *w)
         return st;
     }
     w->hello.model_hash = info->model_hash;
+    snprintf(w->hello.kv_dtype, sizeof(w->hello.kv_dtype), "%s", w->geometry->dtype);
     w->hello.tokenizer_hash = info->tokenizer_hash;
     w->hello.vocab_size = info->vocab_size;
     w->hello.max_context_tokens = info->max_context_tokens;
@@ -185,10 +186,13 @@ void worker_loaded(struct worker *w, const struct engine_event *event)
         worker_fail(w);
         return;
     }
+    if (runner_info(engine_thread_runner(w->engine))->kv_unscaled)
+        log_info("the KV cache is fp8, and the model's files have no scales for it: they are 1");
     log_info("ready", LOG_STR("role", wire_role_name(w->hello.role)),
              LOG_U64("load_ms", (time_monotonic_ns() - w->load_start_ns) / NS_PER_MS),
              LOG_U64("blocks", w->hello.pool.block_count),
-             LOG_U64("block_tokens", w->hello.pool.block_tokens));
+             LOG_U64("block_tokens", w->hello.pool.block_tokens),
+             LOG_STR("kv_dtype", w->hello.kv_dtype));
     for (uint32_t i = 0; i < WORKER_CONNS_MAX; i++)
         if (w->conns[i].hello_read)
             worker_router_up(w, i);

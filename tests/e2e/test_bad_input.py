@@ -342,16 +342,17 @@ def damage_config(model, **fields):
     (model / "config.json").write_text(json.dumps(config | fields))
 
 
-def test_check_says_what_the_model_takes():
-    done = run_dynd("check", "--config", UNIFIED, "--set", "kv.pool_blocks=300")
+@pytest.mark.parametrize("kv_dtype, kv_bytes", [("bf16", 2), ("f32", 4), ("fp8", 1)])
+def test_check_says_what_the_model_takes(kv_dtype, kv_bytes):
+    done = run_dynd("check", "--config", UNIFIED, "--set", "kv.pool_blocks=300", "--set", f"kv.dtype={kv_dtype}")
     assert (done.returncode, done.stderr) == (0, "")
     head = [line for line in done.stdout.splitlines() if line.startswith("#")]
     config = json.loads((MODEL_DIR / "config.json").read_text())
-    head_bytes = 2 * config["num_key_value_heads"] * 64 * config["head_dim"] * 2
+    head_bytes = 2 * config["num_key_value_heads"] * 64 * config["head_dim"] * kv_bytes
     block_bytes = config["num_hidden_layers"] * head_bytes
     assert head[0] == "# model dynd-tiny"
     assert "5771264 parameters" in head[2] and "bytes a worker" in head[2]
-    assert f"300 blocks of 64 tokens, {block_bytes} bytes a block" in head[3]
+    assert f"300 blocks of 64 tokens in {kv_dtype}, {block_bytes} bytes a block" in head[3]
 
 
 def test_check_of_a_whole_copy_is_fine(model):

@@ -105,6 +105,7 @@ struct shape {
     uint32_t n_heads, n_kv_heads, head_dim, block_tokens, window;
     enum ops_dtype dtype;
     bool qk_norm;
+    bool f8; /* the pool, with scales */
 };
 
 /* Sequences as (tokens already in the pool, rows of this step). */
@@ -116,6 +117,8 @@ struct rig {
     struct shape s;
     bool fresh; /* attention does what qkv does */
     struct ops_kv_pool pool, gpool;
+    float *scales;
+    void *gscales;
     struct ops_rows rows, grows;
     uint32_t *arrays[5];
     void *garrays[5];
@@ -152,10 +155,16 @@ static inline void rig_open(struct rig *r, const struct shape *s, const struct c
                                    .n_kv_heads = s->n_kv_heads,
                                    .block_tokens = s->block_tokens,
                                    .head_dim = s->head_dim,
-                                   .dtype = s->dtype};
+                                   .dtype = s->f8 ? OPS_F8 : s->dtype};
     r->pool.block_bytes = ops_kv_block_bytes(&r->pool);
     size_t pool_bytes = n_blocks * r->pool.block_bytes;
     r->gpool = r->pool;
+    r->scales = ops_floats(4 * (size_t)s->n_kv_heads);
+    for (uint32_t i = 0; i < 4 * s->n_kv_heads; i++) /* [2 layers, 2, n_kv_heads] */
+        r->scales[i] = 0.003f * (float)(1 + i * 7 % 11);
+    r->gscales = gpu_copy(r->scales, 16 * (size_t)s->n_kv_heads);
+    r->pool.scales = r->scales;
+    r->gpool.scales = r->gscales;
     r->pool.base = ops_poisoned(pool_bytes);
     r->gpool.base = gpu_poisoned(pool_bytes);
     r->rows.n_rows = n_rows;
@@ -183,20 +192,46 @@ static inline void rig_close(struct rig *r)
         gpu->ops->free(gpu, r->garrays[i]);
     }
     free(r->pool.base);
+    free(r->scales);
     gpu->ops->free(gpu, r->gpool.base);
+    gpu->ops->free(gpu, r->gscales);
+}
+
+/* A row of K or V of fp8: a value in a hundred may be the code beside, as k is not made with the
+ * same operations. */
+static inline void rig_codes_check(const uint8_t *want, const void *at, uint32_t dim, uint32_t pos)
+{
+    uint8_t got[OPS_HEAD_DIM_MAX];
+    uint32_t n_beside = 0;
+    gpu_read(got, at, dim);
+    for (uint32_t d = 0; d < dim; d++) {
+        if (got[d] == want[d])
+            continue;
+        int size = got[d] & 0x7f, other = want[d] & 0x7f;
+        n_beside++;
+        if (abs(size - other) > 1 || size == 0x7f || other == 0x7f ||
+            ((got[d] ^ want[d]) > 0x7f && size + other > 1))
+            fail_msg("kv in the pool, %u: %02x, expected %02x", pos, got[d], want[d]);
+    }
+    assert_true(n_beside <= 1 + dim / 100);
 }
 
 /* The rows that this step wrote, in both pools. */
 static inline void rig_pool_check(const struct rig *r)
 {
     const struct shape *s = &r->s;
-    const uint32_t bytes = ops_dtype_bytes(s->dtype), dim = s->head_dim;
+    const uint32_t bytes = ops_dtype_bytes(r->pool.dtype), dim = s->head_dim;
     for (uint32_t i = 0; i < r->rows.n_rows * s->n_kv_heads * 2; i++) {
         uint32_t row = i / 2 / s->n_kv_heads, pos = r->rows.pos[row];
         const uint32_t *table = r->rows.block_table + (size_t)r->rows.seq[row] * RIG_STRIDE;
         uint64_t at = ops_kv_plane_offset(&r->pool, table[pos / s->block_tokens], 1,
                                           i / 2 % s->n_kv_heads, i % 2) +
                       (uint64_t)(pos % s->block_tokens) * dim * bytes;
+        if (s->f8) {
+            rig_codes_check((const uint8_t *)r->pool.base + at, (char *)r->gpool.base + at, dim,
+                            pos);
+            continue;
+        }
         float *got = gpu_floats((char *)r->gpool.base + at, dim, s->dtype), want[OPS_HEAD_DIM_MAX];
         for (uint32_t d = 0; d < dim; d++) {
             const char *from = (const char *)r->pool.base + at + d * bytes;
@@ -312,8 +347,9 @@ static inline void rig_run(struct rig *r, bool check)
             if (!(distance(got + (size_t)i * q_cols, want + (size_t)i * q_cols, q_cols) <=
                   (s->dtype == OPS_BF16 ? 1e-2 : 1e-5)))
                 fail_msg(
-                    "attention: heads %u/%u x %u, blocks of %u, window %u: row %u at %u differs",
-                    s->n_heads, s->n_kv_heads, s->head_dim, s->block_tokens, s->window, i,
+                    "attention: heads %u/%u x %u, blocks of %u, window %u, fp8 %d: row %u at %u "
+                    "differs",
+                    s->n_heads, s->n_kv_heads, s->head_dim, s->block_tokens, s->window, s->f8, i,
                     r->rows.pos[i]);
         free(q), free(got);
     }
@@ -339,7 +375,7 @@ static inline void check_attention(const struct shape *s, const struct case_seq 
     rig_open(&r, s, seqs, n);
     if (any) {
         rig_open(&fill, s, before, n);
-        struct ops_kv_pool pool = fill.pool, gpool = fill.gpool;
+        struct ops_kv_pool pool = fill.pool, gpool = fill.gpool; /* the scales are equal */
         fill.pool = r.pool;
         fill.gpool = r.gpool;
         rig_run(&fill, false);

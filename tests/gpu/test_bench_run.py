@@ -23,7 +23,7 @@ class BenchRunTest(unittest.TestCase):
         self.program("ceilings", "echo 'NVIDIA H999, 1 multiprocessors'", row("dynd", "ceiling copy", 4000, "GB/s"),
                      row("dynd", "ceiling bf16", 700, "TFLOP/s"), row("dynd", "ceiling fp8", 1300, "TFLOP/s"))
         for name in PROGRAMS:
-            self.program(name, "true")
+            self.program(name, "true" if name.startswith("test") else row("dynd", name, 2, "us", 1))
         self.program("dynd-bench", row("dynd", "$1 figure", 2, "ms", 1))
         self.program("python3", "exit 1")
 
@@ -87,6 +87,12 @@ class BenchRunTest(unittest.TestCase):
         self.assertIn("before the end", rows)
         self.assertIn("after it", rows)
 
+    def test_run_of_a_program_that_measures_nothing_fails(self):
+        self.program("check_gemm_small", "true")
+        code, output, _ = self.run_it("kernels")
+        self.assertEqual(code, 1)
+        self.assertIn("gemm_small: it has measured nothing", output)
+
     def test_run_of_the_server_measures_it_and_ends_it(self):
         pid_file = os.path.join(self.folder, "pid")
         self.program("dynd", "echo $$ >%s" % pid_file, "exec sleep 60")
@@ -96,6 +102,8 @@ class BenchRunTest(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertEqual({name for name in rows if name.startswith("server")},
                          {"server seed %d" % seed for seed in (11, 12, 13, 14, 21, 22, 23, 24)})
+        self.assertEqual({name for name in rows if "KV: server" in name},
+                         {"fp8 and fp8 KV: server seed %d" % seed for seed in (31, 32, 33, 34)})
         with open(pid_file, encoding="utf-8") as file:
             self.assertFalse(os.path.exists("/proc/" + file.read().strip()))
 

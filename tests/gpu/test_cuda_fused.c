@@ -269,10 +269,13 @@ static void test_attention_of_a_fresh_row_equals_qkv_and_attention(void **state)
                                            {16, 1},  {62, 1},  {63, 1},  {64, 1},
                                            {127, 1}, {128, 1}, {700, 1}, {1200, 1}};
     static const struct shape shapes[] = {
-        {4, 4, 64, 64, 0, OPS_BF16, false},   {8, 2, 128, 64, 0, OPS_BF16, true},
-        {14, 2, 64, 16, 0, OPS_BF16, false},  {8, 1, 96, 32, 0, OPS_BF16, true},
-        {16, 2, 256, 64, 0, OPS_BF16, true},  {32, 8, 128, 64, 100, OPS_BF16, false},
-        {16, 8, 128, 128, 0, OPS_BF16, true}, {20, 1, 64, 64, 0, OPS_BF16, false},
+        {4, 4, 64, 64, 0, OPS_BF16, false, false},    {8, 2, 128, 64, 0, OPS_BF16, true, false},
+        {14, 2, 64, 16, 0, OPS_BF16, false, false},   {8, 1, 96, 32, 0, OPS_BF16, true, false},
+        {16, 2, 256, 64, 0, OPS_BF16, true, false},   {32, 8, 128, 64, 100, OPS_BF16, false, false},
+        {16, 8, 128, 128, 0, OPS_BF16, true, false},  {20, 1, 64, 64, 0, OPS_BF16, false, false},
+        {4, 4, 64, 64, 0, OPS_BF16, false, true},     {8, 2, 128, 64, 0, OPS_BF16, true, true},
+        {8, 1, 96, 32, 0, OPS_BF16, true, true},      {16, 2, 256, 64, 0, OPS_BF16, true, true},
+        {32, 8, 128, 64, 100, OPS_BF16, false, true}, {20, 1, 64, 64, 0, OPS_BF16, false, true},
     };
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
         for (uint32_t n = 1; n <= 12; n += 11)
@@ -332,7 +335,7 @@ static void test_step_input_and_output_take_turns(void **state)
         gpu->ops->free(gpu, all[i]);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fused_gemms_equal_the_separate_ops),
@@ -340,5 +343,7 @@ int main(void)
         cmocka_unit_test(test_attention_of_a_fresh_row_equals_qkv_and_attention),
         cmocka_unit_test(test_step_input_and_output_take_turns),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -191,11 +191,15 @@ static void test_attention_equals_cpu(void **state)
     static const struct case_seq mixed[] = {{300, 1}, {0, 130}, {64, 65},
                                             {127, 2}, {5, 1},   {500, 40}};
     static const struct shape shapes[] = {
-        {4, 4, 64, 64, 0, OPS_BF16, false},   {8, 2, 128, 64, 0, OPS_BF16, true},
-        {14, 2, 64, 16, 0, OPS_BF16, false},  {8, 1, 96, 32, 0, OPS_BF16, false},
-        {16, 2, 256, 64, 0, OPS_BF16, true},  {32, 8, 128, 64, 100, OPS_BF16, false},
-        {8, 2, 128, 128, 0, OPS_BF16, false}, {7, 1, 32, 16, 0, OPS_F32, true},
-        {8, 2, 64, 64, 33, OPS_F32, false},
+        {4, 4, 64, 64, 0, OPS_BF16, false, false},    {8, 2, 128, 64, 0, OPS_BF16, true, false},
+        {14, 2, 64, 16, 0, OPS_BF16, false, false},   {8, 1, 96, 32, 0, OPS_BF16, false, false},
+        {16, 2, 256, 64, 0, OPS_BF16, true, false},   {32, 8, 128, 64, 100, OPS_BF16, false, false},
+        {8, 2, 128, 128, 0, OPS_BF16, false, false},  {7, 1, 32, 16, 0, OPS_F32, true, false},
+        {8, 2, 64, 64, 33, OPS_F32, false, false},    {4, 4, 64, 64, 0, OPS_BF16, false, true},
+        {8, 2, 128, 64, 0, OPS_BF16, true, true},     {14, 2, 64, 16, 0, OPS_BF16, false, true},
+        {8, 1, 96, 32, 0, OPS_BF16, false, true},     {16, 2, 256, 64, 0, OPS_BF16, true, true},
+        {32, 8, 128, 64, 100, OPS_BF16, false, true}, {8, 2, 128, 128, 0, OPS_BF16, false, true},
+        {7, 1, 32, 16, 0, OPS_F32, true, true},
     };
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
         check_attention(&shapes[i], decode, 8, false);
@@ -313,7 +317,7 @@ static void test_sample_draws_as_the_cpu(void **state)
     free(logits), free(after), free(s), free(got);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_fill_has_the_bits_of_the_cpu),
@@ -323,5 +327,7 @@ int main(void)
         cmocka_unit_test(test_attention_equals_cpu),
         cmocka_unit_test(test_sample_draws_as_the_cpu),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -1,5 +1,6 @@
 /* attention (with kv_write) against float64, K and V rounded to the pool's dtype first.
  * Tolerance: 1e-5 absolute, for |q|, |k|, |v| <= 1 (about 100 f32 roundings). */
+#include "support/fp8_value.h"
 #include "support/ops_check.h"
 
 #define TOLERANCE   1e-5
@@ -20,6 +21,7 @@ struct scene {
     uint32_t table[N_SEQS * 16];
     uint32_t table_stride;
     float *k, *v;   /* [N_SEQS, CONTEXT_MAX, kv, dim] */
+    float *scales;  /* [3, 2, kv], of fp8 */
     float *q, *out; /* [n_rows, heads, dim] */
     uint32_t seq[N_SEQS * CONTEXT_MAX], pos[N_SEQS * CONTEXT_MAX];
     uint32_t n_rows;
@@ -45,6 +47,20 @@ static void scene_write_kv(struct scene *s, struct device *dev)
     }
 }
 
+/* Turns k or v into what the pool has of it. */
+static void scene_round(const struct scene *s, float *values, uint32_t is_v)
+{
+    const struct shape *shape = &s->shape;
+    size_t n = (size_t)N_SEQS * CONTEXT_MAX * shape->n_kv_heads * shape->head_dim;
+    for (size_t i = 0; i < n; i++) {
+        size_t kv_head = i / shape->head_dim % shape->n_kv_heads;
+        float scale = s->scales[(1 * 2 + is_v) * shape->n_kv_heads + kv_head];
+        values[i] = shape->dtype == OPS_F8
+                        ? fp8_value(fp8_nearest(values[i] * (1.0f / scale))) * scale
+                        : ops_round(values[i], shape->dtype);
+    }
+}
+
 /* Rows: the last n_new tokens of every sequence. Blocks are dealt to sequences in a stride, so that
  * none lie in order; everything that no token wrote stays NaN. */
 static struct scene *scene_make(struct device *dev, struct shape shape, uint32_t n_new)
@@ -60,6 +76,10 @@ static struct scene *scene_make(struct device *dev, struct shape shape, uint32_t
                                    .dtype = shape.dtype};
     s->pool.block_bytes = ops_kv_block_bytes(&s->pool) + 64;
     s->pool.base = ops_poisoned(s->pool.n_blocks * s->pool.block_bytes);
+    s->scales = ops_floats((size_t)3 * 2 * shape.n_kv_heads);
+    for (uint32_t i = 0; i < 3 * 2 * shape.n_kv_heads; i++)
+        s->scales[i] = 0.00137f * (float)(i + 1);
+    s->pool.scales = shape.dtype == OPS_F8 ? s->scales : NULL;
     s->table_stride = 16;
     for (uint32_t i = 0; i < N_SEQS * 16; i++) {
         bool is_used = i % 16 * shape.block_tokens < lengths[i / 16];
@@ -69,6 +89,8 @@ static struct scene *scene_make(struct device *dev, struct shape shape, uint32_t
     s->k = ops_random_floats(n_kv, 11);
     s->v = ops_random_floats(n_kv, 12);
     scene_write_kv(s, dev);
+    scene_round(s, s->k, 0);
+    scene_round(s, s->v, 1);
     for (uint32_t i = 0; i < N_SEQS; i++) {
         for (uint32_t p = lengths[i] > n_new ? lengths[i] - n_new : 0; p < lengths[i]; p++) {
             s->seq[s->n_rows] = i;
@@ -84,6 +106,7 @@ static struct scene *scene_make(struct device *dev, struct shape shape, uint32_t
 static void scene_free(struct scene *s)
 {
     free(s->pool.base);
+    free(s->scales);
     free(s->k);
     free(s->v);
     free(s->q);
@@ -129,14 +152,14 @@ static void reference_head(const struct scene *s, uint32_t row, uint32_t head, d
         const float *k = kv_at(s->k, s, seq, p, kv_head);
         double dot = 0.0;
         for (uint32_t d = 0; d < dim; d++)
-            dot += (double)q[d] * ops_round(k[d], shape->dtype);
+            dot += (double)q[d] * (double)k[d];
         weight[p] = exp(dot / sqrt(dim));
         sum += weight[p];
     }
     for (uint32_t p = lo; p <= hi; p++) {
         const float *v = kv_at(s->v, s, seq, p, kv_head);
         for (uint32_t d = 0; d < dim; d++)
-            out[d] += weight[p] / sum * ops_round(v[d], shape->dtype);
+            out[d] += weight[p] / sum * (double)v[d];
     }
 }
 
@@ -161,7 +184,10 @@ static const struct shape shapes[] = {
     {8, 1, 32, 32, 0, OPS_F32},   {3, 3, 16, 16, 0, OPS_BF16},   {4, 4, 48, 64, 0, OPS_BF16},
     {2, 1, 80, 32, 0, OPS_F32},   {64, 1, 32, 64, 0, OPS_BF16},  {4, 2, 64, 16, 1, OPS_BF16},
     {4, 2, 64, 32, 17, OPS_F32},  {4, 2, 128, 64, 64, OPS_BF16}, {4, 1, 96, 128, 100, OPS_BF16},
-    {2, 2, 256, 16, 65, OPS_F32},
+    {2, 2, 256, 16, 65, OPS_F32}, {2, 2, 64, 16, 0, OPS_F8},     {4, 1, 64, 64, 0, OPS_F8},
+    {8, 1, 96, 32, 0, OPS_F8},    {7, 1, 128, 16, 0, OPS_F8},    {4, 1, 256, 128, 0, OPS_F8},
+    {3, 3, 16, 16, 0, OPS_F8},    {4, 2, 48, 64, 17, OPS_F8},    {14, 2, 80, 32, 100, OPS_F8},
+    {64, 1, 32, 128, 0, OPS_F8},
 };
 
 static void test_attention_shapes_match_f64(void **state)
@@ -199,7 +225,7 @@ static float *run_in_steps(struct scene *s, enum cpu_isa isa, uint32_t step, uin
 static void test_attention_bits_do_not_depend_on_rows_or_threads(void **state)
 {
     (void)state;
-    static const uint32_t picked[] = {1, 3, 4, 7, 14};
+    static const uint32_t picked[] = {1, 3, 4, 7, 14, 18, 23};
     static const uint32_t steps[] = {1, 5, 64, UINT32_MAX};
     FOR_EACH_ISA(isa)
     {
@@ -226,10 +252,11 @@ static void test_attention_bits_do_not_depend_on_block_size(void **state)
 {
     (void)state;
     struct shape shape = {4, 2, 64, 16, 0, OPS_BF16};
-    FOR_EACH_ISA(isa)
-    {
+    for (unsigned i = 0; i < 2 * (unsigned)cpu_isa_best(); i++) {
+        const enum cpu_isa isa = (enum cpu_isa)(CPU_ISA_SCALAR + i / 2);
         struct device *dev = ops_open(isa, 2);
         float *want = NULL;
+        shape.dtype = i % 2 == 0 ? OPS_BF16 : OPS_F8;
         for (shape.block_tokens = 16; shape.block_tokens <= 128; shape.block_tokens *= 2) {
             struct scene *s = scene_make(dev, shape, 65);
             float *got = run_in_steps(s, isa, UINT32_MAX, 2);
@@ -293,6 +320,28 @@ static void test_attention_large_scores_stay_finite(void **state)
     }
 }
 
+/* What a NaN in one number of V touches is its column in the heads that read it, and no more. */
+static void test_attention_f8_nan_stays_in_its_place(void **state)
+{
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        struct device *dev = ops_open(isa, 1);
+        struct scene *s = scene_make(dev, (struct shape){4, 2, 64, 16, 0, OPS_F8}, 1);
+        ((uint8_t *)s->pool
+             .base)[ops_kv_plane_offset(&s->pool, s->table[2 * 16 + 3], 1, 1, 1) + 5 * 64 + 9] =
+            0xff; /* sequence 2, position 53, head 1 */
+        struct attention_args args = scene_args(s, 0, s->n_rows, s->out);
+        assert_int_equal(dev->ops->attention(dev, &args), ST_OK);
+        for (uint32_t i = 0; i < s->n_rows * 4 * 64; i++) {
+            bool is_touched = i / 256 == 2 && i / 64 % 4 >= 2 && i % 64 == 9;
+            assert_true(isnan(s->out[i]) == is_touched);
+        }
+        scene_free(s);
+        device_close(dev);
+    }
+}
+
 static void test_attention_bad_arguments_are_refused(void **state)
 {
     (void)state;
@@ -309,6 +358,9 @@ static void test_attention_bad_arguments_are_refused(void **state)
     assert_int_equal(dev->ops->attention(dev, &args), ST_INVALID);
     args = good;
     args.pool.block_tokens = 48;
+    assert_int_equal(dev->ops->attention(dev, &args), ST_INVALID);
+    args = good;
+    args.pool.dtype = OPS_F16;
     assert_int_equal(dev->ops->attention(dev, &args), ST_INVALID);
     args = good;
     args.rows.table_stride = 3; /* the longest sequence needs 4 blocks */
@@ -332,6 +384,7 @@ int main(void)
         cmocka_unit_test(test_attention_bits_do_not_depend_on_block_size),
         cmocka_unit_test(test_attention_bits_do_not_depend_on_order),
         cmocka_unit_test(test_attention_large_scores_stay_finite),
+        cmocka_unit_test(test_attention_f8_nan_stays_in_its_place),
         cmocka_unit_test(test_attention_bad_arguments_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

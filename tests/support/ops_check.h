@@ -25,7 +25,7 @@ static inline struct device *ops_open(enum cpu_isa isa, uint32_t n_threads)
     return dev;
 }
 
-/* 64-byte aligned, every byte 0xff: NaN as f32, bf16 and f16. The end is exact, for ASan. */
+/* 64-byte aligned, every byte 0xff: NaN as f32, bf16, f16 and e4m3. The end is exact, for ASan. */
 static inline void *ops_poisoned(size_t bytes)
 {
     void *ptr = NULL;

@@ -139,8 +139,8 @@ static inline void kit_close(struct kit *k)
 
 static inline struct wire_hello kit_hello(uint32_t role, uint64_t instance)
 {
-    struct wire_hello hello = {.version_min = 1,
-                               .version_max = 1,
+    struct wire_hello hello = {.version_min = WIRE_VERSION_MIN,
+                               .version_max = WIRE_VERSION_MAX,
                                .role = role,
                                .instance = instance,
                                .pool = {.block_count = KIT_BLOCKS,

@@ -44,8 +44,8 @@ static inline void wire_sample(enum wire_type type, struct wire_msg *out)
     out->type = type;
     switch (type) {
     case WIRE_HELLO:
-        out->u.hello = (struct wire_hello){.version_min = 1,
-                                           .version_max = 1,
+        out->u.hello = (struct wire_hello){.version_min = WIRE_VERSION_MIN,
+                                           .version_max = WIRE_VERSION_MAX,
                                            .role = WIRE_ROLE_DECODE,
                                            .pid = 4242,
                                            .instance = 99,
@@ -57,6 +57,7 @@ static inline void wire_sample(enum wire_type type, struct wire_msg *out)
                                            .queue_max = 64,
                                            .name = "decode-0",
                                            .transport = "ucx",
+                                           .kv_dtype = "fp8",
                                            .blob = wire_sample_blob,
                                            .blob_bytes = sizeof(wire_sample_blob)};
         break;

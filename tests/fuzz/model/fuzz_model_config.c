@@ -1,5 +1,5 @@
-/* Any text as config.json and, behind the first NUL, generation_config.json: refused, or a
- * description whose numbers keep their bounds. */
+/* Any text as config.json and, behind the first NUL, generation_config.json, and behind the second
+ * hf_quant_config.json: refused, or a description whose numbers keep their bounds. */
 #include "model/desc.h"
 
 #include <math.h>
@@ -36,19 +36,33 @@ static void check(const struct model_desc *d)
     model_desc_hash(d, hash);
 }
 
+/* The text up to the next NUL; *data moves behind it, and is NULL when there is none. */
+static const char *text_take(const uint8_t **data, size_t *size, size_t *out_bytes)
+{
+    const char *text = (const char *)*data;
+    const uint8_t *nul = *size > 0 ? memchr(*data, 0, *size) : NULL;
+    *out_bytes = nul != NULL ? (size_t)(nul - *data) : *size;
+    *size -= nul != NULL ? *out_bytes + 1 : *size;
+    *data = nul != NULL ? nul + 1 : NULL;
+    return text;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct model_desc desc;
     char err[256];
-    const char *config = (const char *)data, *generation = NULL;
-    const uint8_t *nul = size > 0 ? memchr(data, 0, size) : NULL;
-    size_t config_bytes = nul != NULL ? (size_t)(nul - data) : size, generation_bytes = 0;
-    if (nul != NULL) {
-        generation = (const char *)nul + 1;
-        generation_bytes = size - config_bytes - 1;
-    }
-    if (model_desc_parse(config, config_bytes, generation, generation_bytes, &desc,
-                         (struct text_error){err, sizeof(err)}) == ST_OK)
-        check(&desc);
+    struct text_error why = {err, sizeof(err)};
+    size_t config_bytes, generation_bytes = 0, quant_bytes = 0;
+    const char *config = text_take(&data, &size, &config_bytes), *generation = NULL, *quant = NULL;
+    if (data != NULL)
+        generation = text_take(&data, &size, &generation_bytes);
+    if (data != NULL)
+        quant = text_take(&data, &size, &quant_bytes);
+    if (model_desc_parse(config, config_bytes, generation, generation_bytes, &desc, why) != ST_OK)
+        return 0;
+    check(&desc);
+    if (quant != NULL && desc.weight_scaling == MODEL_SCALE_NONE)
+        (void)model_desc_add_quant(quant, quant_bytes, &desc, why);
+    check(&desc);
     return 0;
 }

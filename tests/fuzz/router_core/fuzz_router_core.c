@@ -162,8 +162,8 @@ static void op_worker_up(struct run *run, uint32_t role)
         n_up += run->up[i];
     if (n_up >= WORKERS)
         return;
-    struct wire_hello hello = {.version_min = 1,
-                               .version_max = 1,
+    struct wire_hello hello = {.version_min = WIRE_VERSION_MIN,
+                               .version_max = WIRE_VERSION_MAX,
                                .role = role,
                                .instance = ++run->instance,
                                .pool = {.block_count = take(run, 8) == 1 ? 6 : BLOCKS,

@@ -7,8 +7,12 @@
 
 #include <cmocka.h>
 
-static const struct kv_geometry base = {
-    .block_tokens = 64, .layer_count = 32, .kv_heads = 8, .head_dim = 128, .elem_bytes = 2};
+static const struct kv_geometry base = {.block_tokens = 64,
+                                        .layer_count = 32,
+                                        .kv_heads = 8,
+                                        .head_dim = 128,
+                                        .elem_bytes = 2,
+                                        .dtype = "bf16"};
 
 static void test_kv_geometry_finish_derives_the_spans(void **state)
 {
@@ -21,15 +25,16 @@ static void test_kv_geometry_finish_derives_the_spans(void **state)
 
 static void test_kv_geometry_hash_differs_in_every_field(void **state)
 {
-    struct kv_geometry g[7];
+    struct kv_geometry g[8];
     (void)state;
-    for (unsigned i = 0; i < 7; i++) {
+    for (unsigned i = 0; i < 8; i++) {
         g[i] = base;
         g[i].block_tokens *= i == 1 ? 2 : 1;
         g[i].layer_count *= i == 2 ? 2 : 1;
         g[i].kv_heads *= i == 3 ? 2 : 1;
         g[i].head_dim *= i == 4 ? 2 : 1;
         g[i].elem_bytes *= i == 5 ? 2 : 1;
+        g[i].dtype = i == 7 ? "f16" : g[i].dtype;
         assert_int_equal(kv_geometry_finish(&g[i], i == 6 ? 2 : 1), ST_OK);
         for (unsigned k = 0; k < i; k++)
             assert_true(g[i].layout_hash != g[k].layout_hash);
@@ -53,8 +58,12 @@ static void test_kv_geometry_zero_or_huge_fields_are_refused(void **state)
         *huge_fields[i] = UINT32_MAX;
         assert_int_equal(kv_geometry_finish(&huge, 1), ST_TOO_LARGE);
     }
-    struct kv_geometry all = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, 0, 0, 0};
+    struct kv_geometry all = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX,
+                              "f32",      0,          0,          0};
     assert_int_equal(kv_geometry_finish(&all, 1), ST_TOO_LARGE);
+    struct kv_geometry nameless = base;
+    nameless.dtype = NULL;
+    assert_int_equal(kv_geometry_finish(&nameless, 1), ST_INVALID);
 }
 
 int main(int argc, char **argv)

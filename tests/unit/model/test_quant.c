@@ -1,5 +1,5 @@
 /* quantization_config: the forms that are read, and the sentence for each that is not. */
-#include "tests/support/fp8_model.h"
+#include "tests/support/kv_scale_model.h"
 
 static enum status parse(const char *quantization, struct model_desc *out, char err[256])
 {
@@ -74,7 +74,7 @@ static void test_quant_harmless_fields_are_fine(void **state)
 
 static void test_quant_other_methods_are_refused_by_name(void **state)
 {
-    static const char *const methods[] = {"awq",   "gptq",    "bitsandbytes", "modelopt",
+    static const char *const methods[] = {"awq",   "gptq",    "bitsandbytes", "modelopt_fp4",
                                           "mxfp4", "torchao", "quark",        "FP8"};
     char text[96];
     (void)state;
@@ -149,6 +149,141 @@ static void test_quant_fp8_of_other_kinds_is_refused(void **state)
             "modules_to_not_convert");
 }
 
+static void test_quant_modelopt_is_read_for_fp8_alone(void **state)
+{
+    (void)state;
+    struct model_desc d =
+        accepted("{\"quant_method\":\"modelopt\",\"quant_algo\":\"FP8\",\"ignore\":[\"lm_head\","
+                 "\"model.layers.1.mlp\"],\"producer\":{\"name\":\"modelopt\"},"
+                 "\"kv_cache_scheme\":{\"dynamic\":false,\"num_bits\":8,\"type\":\"float\"}}");
+    assert_int_equal(d.weight_scaling, MODEL_SCALE_TENSOR);
+    assert_true(d.kv_fp8);
+    assert_int_equal(d.layer_plain[1], 1u << MODEL_GATE_UP | 1u << MODEL_DOWN);
+    refused("{\"quant_method\":\"modelopt\",\"quant_algo\":\"NVFP4\"}", ST_UNSUPPORTED,
+            "quant_algo\": \"NVFP4\"");
+    refused("{\"quant_method\":\"modelopt\"}", ST_UNSUPPORTED, "quant_algo");
+}
+
+static void test_quant_kv_scheme_asks_for_fp8(void **state)
+{
+    static const char *const schemes[] = {
+        "{\"num_bits\":8,\"type\":\"float\"}",
+        "{\"num_bits\":8,\"type\":\"float\",\"dynamic\":false,\"group_size\":null}",
+        "{\"num_bits\":8,\"type\":\"float\",\"symmetric\":true,\"strategy\":\"attn_head\"}",
+        "\"static\"",
+    };
+    static const struct {
+        const char *scheme, *needle;
+    } bad[] = {
+        {"{\"num_bits\":4,\"type\":\"float\"}", "kv_cache_scheme"},
+        {"{\"num_bits\":8,\"type\":\"int\"}", "kv_cache_scheme"},
+        {"{\"num_bits\":8,\"type\":\"float\",\"symmetric\":false}", "kv_cache_scheme"},
+        {"{\"num_bits\":8,\"type\":\"float\",\"dynamic\":true}", "kv_cache_scheme.dynamic"},
+        {"{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"token\"}",
+         "kv_cache_scheme.strategy\": \"token\""},
+        {"\"dynamic\"", "kv_cache_scheme"},
+        {"8", "kv_cache_scheme"},
+        {"[]", "kv_cache_scheme"},
+    };
+    char text[256];
+    (void)state;
+    for (unsigned i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
+        snprintf(text, sizeof(text), "\"kv_cache_scheme\":%s", schemes[i]);
+        struct model_desc d =
+            accepted(edited(QUANT_COMPRESSED_CHANNEL, "\"kv_cache_scheme\":null", text));
+        assert_true(d.kv_fp8);
+        assert_int_equal(d.weight_scaling, MODEL_SCALE_ROW);
+        snprintf(text, sizeof(text), "{\"quant_method\":\"fp8\",\"kv_cache_scheme\":%s}",
+                 schemes[i]);
+        assert_true(accepted(text).kv_fp8);
+    }
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        snprintf(text, sizeof(text), "{\"quant_method\":\"fp8\",\"kv_cache_scheme\":%s}",
+                 bad[i].scheme);
+        refused(text, ST_UNSUPPORTED, bad[i].needle);
+    }
+    assert_false(accepted(QUANT_COMPRESSED_CHANNEL).kv_fp8);
+    assert_false(accepted("{\"quant_method\":\"fp8\",\"kv_cache_scheme\":{}}").kv_fp8);
+}
+
+static void test_quant_of_the_kv_cache_alone_leaves_the_weights(void **state)
+{
+    (void)state;
+    struct model_desc d = accepted(KV_SCHEME("tensor"));
+    assert_true(d.kv_fp8);
+    assert_int_equal(d.weight_scaling, MODEL_SCALE_NONE);
+    assert_true(accepted(KV_SCHEME("attn_head")).kv_fp8);
+    refused(edited(KV_SCHEME("tensor"), "\"dense\",\"config_groups\":{}",
+                   "\"float-quantized\",\"config_groups\":[]"),
+            ST_UNSUPPORTED, "config_groups");
+}
+
+static void test_quant_of_a_file_of_its_own_is_added(void **state)
+{
+    static const struct {
+        const char *text;
+        enum model_scaling scaling;
+        bool kv_fp8;
+    } good[] = {
+        {"{\"quantization\":{\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":\"FP8\","
+         "\"exclude_modules\":[\"lm_head\"]},\"producer\":{\"name\":\"modelopt\"}}",
+         MODEL_SCALE_TENSOR, true},
+        {"{\"quantization\":{\"quant_algo\":null,\"kv_cache_quant_algo\":\"FP8\"}}",
+         MODEL_SCALE_NONE, true},
+        {"{\"quantization\":{\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":null}}",
+         MODEL_SCALE_TENSOR, false},
+        {"{\"quantization\":{}}", MODEL_SCALE_NONE, false},
+    };
+    static const struct {
+        const char *text, *needle;
+        enum status wanted;
+    } bad[] = {
+        {"{\"quantization\":{\"quant_algo\":\"NVFP4\"}}", "quant_algo\": \"NVFP4\"",
+         ST_UNSUPPORTED},
+        {"{\"quantization\":{\"kv_cache_quant_algo\":\"INT8\"}}", "kv_cache_quant_algo",
+         ST_UNSUPPORTED},
+        {"{\"quantization\":{\"quant_algo\":\"FP8\",\"exclude_modules\":7}}", "exclude_modules",
+         ST_INVALID},
+        {"{}", "\"quantization\"", ST_INVALID},
+        {"[]", "JSON object", ST_INVALID},
+        {"{", "line 1", ST_PARSE},
+    };
+    struct model_dir dir;
+    char err[256] = "";
+    (void)state;
+    for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        struct model_desc d = accepted("null");
+        assert_int_equal(model_desc_add_quant(good[i].text, strlen(good[i].text), &d,
+                                              (struct text_error){err, sizeof(err)}),
+                         ST_OK);
+        assert_int_equal(d.weight_scaling, good[i].scaling);
+        assert_true(d.kv_fp8 == good[i].kv_fp8);
+    }
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct model_desc d = accepted("null");
+        assert_int_equal(model_desc_add_quant(bad[i].text, strlen(bad[i].text), &d,
+                                              (struct text_error){err, sizeof(err)}),
+                         bad[i].wanted);
+        if (strstr(err, bad[i].needle) == NULL || strstr(err, "hf_quant_config.json: ") == NULL)
+            fail_msg("%s: \"%s\"", bad[i].text, err);
+        assert_int_equal(d.weight_scaling, MODEL_SCALE_NONE);
+        assert_false(d.kv_fp8);
+    }
+    /* The file beside config.json is read when that says nothing itself. */
+    model_dir_make(&dir);
+    struct model_desc d;
+    model_dir_write_text(&dir, "config.json", CONFIG_FP8);
+    model_dir_write_text(&dir, "hf_quant_config.json", good[0].text);
+    assert_int_equal(model_desc_load(dir.path, &d, (struct text_error){err, sizeof(err)}), ST_OK);
+    assert_true(d.kv_fp8 && d.weight_scaling == MODEL_SCALE_TENSOR);
+    char *told = config_with(CONFIG_FP8, "quantization_config", QUANT_FBGEMM);
+    model_dir_write_text(&dir, "config.json", told);
+    assert_int_equal(model_desc_load(dir.path, &d, (struct text_error){err, sizeof(err)}), ST_OK);
+    assert_true(!d.kv_fp8 && d.weight_scaling == MODEL_SCALE_ROW);
+    free(told);
+    model_dir_remove(&dir);
+}
+
 static void test_quant_named_modules_stay_plain(void **state)
 {
     (void)state;
@@ -188,6 +323,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_quant_other_methods_are_refused_by_name),
         cmocka_unit_test(test_quant_compressed_tensors_of_other_kinds_are_refused),
         cmocka_unit_test(test_quant_fp8_of_other_kinds_is_refused),
+        cmocka_unit_test(test_quant_modelopt_is_read_for_fp8_alone),
+        cmocka_unit_test(test_quant_kv_scheme_asks_for_fp8),
+        cmocka_unit_test(test_quant_of_the_kv_cache_alone_leaves_the_weights),
+        cmocka_unit_test(test_quant_of_a_file_of_its_own_is_added),
         cmocka_unit_test(test_quant_named_modules_stay_plain),
         cmocka_unit_test(test_quant_changes_the_hash_and_not_the_count),
     };

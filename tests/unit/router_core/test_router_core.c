@@ -76,8 +76,8 @@ static void kit_drain(struct kit *k)
 static uint32_t worker_up(struct kit *k, uint32_t role, uint64_t instance)
 {
     uint32_t slot = UINT32_MAX;
-    struct wire_hello hello = {.version_min = 1,
-                               .version_max = 1,
+    struct wire_hello hello = {.version_min = WIRE_VERSION_MIN,
+                               .version_max = WIRE_VERSION_MAX,
                                .role = role,
                                .instance = instance,
                                .pool = {.block_count = 64,
